@@ -155,7 +155,6 @@ WRONG = [
     ["read", "t", "--after", "1", "--last", "2"],
     ["read", "t", "--after", "x"],
     ["tail", "t", "--from", "yesterday"],
-    ["tail", "t", "--live", "--cursor", "c"],
     ["tail", "t", "--last", "3", "--from", "start"],
     ["call", "m", "1", "--stream"],
     ["serve", "m"],

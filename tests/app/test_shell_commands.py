@@ -89,6 +89,21 @@ def test_to_cancel_it_ends_all_of_its_processes(tmp_path):
     assert not Path(f"/proc/{asyncio.run(scenario())}/cwd").exists()
 
 
+def test_to_cancel_it_while_it_starts_leaves_nothing(tmp_path):
+    begun = tmp_path / "pid"
+
+    async def scenario() -> None:
+        task = asyncio.create_task(Command.of([f"sleep 1000 & echo $! >{begun}; wait"]).run(b"", {}))
+        await asyncio.sleep(0)  # it has begun to start the command, and has not been told that it runs
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(lambda: not begun.exists() or not begun.read_text() or gone(int(begun.read_text())))
+
+    asyncio.run(scenario())
+
+
 def test_a_command_has_a_session_of_its_own():
     sid = int(run("ps -o sid= -p $$").output)
     assert sid != os.getsid(0)

@@ -26,7 +26,6 @@ def follow(
     origin: str,
     cursor: str,
     last: int | None,
-    live: bool,
     exact: bool,
     count: int | None,
     as_json: bool,
@@ -36,21 +35,19 @@ def follow(
     Raises:
         Invalid: options that do not go together.
     """
-    if live and (origin or cursor):
-        raise Invalid(message="--live shows nothing that is stored: --from and --cursor are for that")
     if last and (origin or cursor):
         raise Invalid(message="--last says where to begin, as --from and --cursor do: give one of them")
-    place = None if live or last else _origin(origin, cursor)
-    given = {"from_": place, "cursor": cursor, "exact": exact, "last": last, "echo": True}
+    given = {"from_": _origin(origin), "cursor": cursor, "exact": exact, "last": last, "echo": True}
     forever(target, lambda client: _follow(client, topic, given, count, as_json))
 
 
-def _origin(text: str, cursor: str) -> Position | int | Literal["start", "new"] | None:
-    if text == "start":
-        return "start"
-    if text == "new" or not (text or cursor):
-        return "new"
-    return position_of(text) if text else None
+def _origin(text: str) -> Position | int | Literal["start", "new"] | None:
+    match text:
+        case "":
+            return None  # what is new, or what the cursor says
+        case "start" | "new":
+            return text
+    return position_of(text)
 
 
 async def _follow(client: Client, topic: str, given: dict[str, Any], count: int | None, as_json: bool) -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, NoReturn, TypeAlias
 
 from broker.app.client.output import note
 from broker.app.client.target import Target
-from broker.app.commands.console import FAILED, INTERRUPTED, WRONG, fail
+from broker.app.commands.console import FAILED, INTERRUPTED, fail
 from broker.client import ClientError, Notice
 from broker.client.asyncio import Client
-from broker.errors import Invalid
 
 Work: TypeAlias = Callable[[Client], Awaitable[Any]]
 Stop: TypeAlias = Callable[[], object]
@@ -52,8 +50,6 @@ def _run(work: Awaitable[Any]) -> Any:
         return asyncio.run(wrapped())
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
-    except Invalid as error:
-        fail(error.message, WRONG)
     except ClientError as error:
         fail_by(error)
 
@@ -98,31 +94,15 @@ async def _forever(target: Target, work: Work) -> Any:
 
 
 def make_client(target: Target) -> Client:
-    """Return a client of *target*, not connected yet.
-
-    Raises:
-        Invalid: the file of certificates can not be used.
-    """
+    """Return a client of *target*, not connected yet."""
     return Client(
         target.url,
         token=target.credential or None,
-        ssl=trusted_by(target) if target.secured else None,
+        ca_file=target.ca_file,
         name=target.client,
         timeout=FOR_EVER if target.timeout is None else target.timeout,
         max_message_bytes=MAX_MESSAGE,
     )
-
-
-def trusted_by(target: Target) -> ssl.SSLContext:
-    """Return the certificates that are trusted.
-
-    Raises:
-        Invalid: the file can not be used.
-    """
-    try:
-        return ssl.create_default_context(cafile=target.ca_file or None)
-    except OSError as error:
-        raise Invalid(message=f"{target.ca_file} has no certificates that can be used: {error}") from None
 
 
 class Reporter:

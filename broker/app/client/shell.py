@@ -80,14 +80,21 @@ class Command:
             OutputTooLarge: it has printed too much, and was ended.
             OSError: it can not be run.
         """
-        process = await asyncio.create_subprocess_exec(
-            *self.words,
-            stdin=PIPE if given else DEVNULL,
-            stdout=output,
-            stderr=PIPE,
-            env={**os.environ, **environ},
-            start_new_session=True,  # so that its processes can be ended together
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                *self.words,
+                stdin=PIPE if given else DEVNULL,
+                stdout=output,
+                stderr=PIPE,
+                env={**os.environ, **environ},
+                start_new_session=True,  # so that its processes can be ended together
+            )
         )
+        try:
+            process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await _Running(await starting, 0).end()  # it may run already
+            raise
         running = _Running(process, self.max_output)
         try:
             return await running.finish(given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -74,7 +75,7 @@ def find_target(environ: Mapping[str, str], url: str, credential_file: str, **ot
         others: further attributes of the target.
 
     Raises:
-        Invalid: the URL, or the file, can not be used.
+        Invalid: the URL, or a file, can not be used.
     """
     given = url or environ.get("TXBROKER_URL", "").strip()
     credential = _credential(environ, credential_file)
@@ -84,8 +85,22 @@ def find_target(environ: Mapping[str, str], url: str, credential_file: str, **ot
         secured = bool(settings.tls_certificate_file)
         given = url_of_port(settings.listen, f"http://127.0.0.1:{DEFAULT_PORT}", secured=secured)
         credential = credential or settings.api_secret
-    ca_file = others.pop("ca_file", "") or environ.get("TXBROKER_CA_FILE", "").strip()
-    return Target(native_url(given), credential, str(ca_file), **others)  # type: ignore[arg-type]  # the caller's
+    ca_file = str(others.pop("ca_file", "") or environ.get("TXBROKER_CA_FILE", "").strip())
+    if ca_file:
+        trusted(ca_file)
+    return Target(native_url(given), credential, ca_file, **others)  # type: ignore[arg-type]  # the caller's
+
+
+def trusted(ca_file: str) -> ssl.SSLContext:
+    """Return what trusts the certificates of *ca_file*, or of the system if that is "".
+
+    Raises:
+        Invalid: the file can not be used.
+    """
+    try:
+        return ssl.create_default_context(cafile=ca_file or None)
+    except OSError as error:
+        raise Invalid(message=f"{ca_file} has no certificates that can be used: {error}") from None
 
 
 def native_url(text: str) -> str:

@@ -50,7 +50,6 @@ def publish(target: Target, topic: str, payload: str, lines: bool, as_text: bool
 )
 @click.option("--cursor", default="", metavar="NAME", help="Go on after what it has acknowledged, and acknowledge.")
 @click.option("--last", type=click.IntRange(1), metavar="N", help="Begin with the newest so many that are kept.")
-@click.option("--live", is_flag=True, help="Only what is published while it is connected.")
 @click.option("--exact", is_flag=True, help="Wildcards are ordinary characters.")
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End after so many events.")
 @client_options(None)
