@@ -22,21 +22,23 @@ from twisted.python.failure import Failure
 
 from broker.cluster.claims import LAPSED
 from broker.cluster.loads import Known, Loads, distribute
-from broker.cluster.messages import Called, Ended, Load, NotHere, Paused, WireError
+from broker.cluster.messages import Called, Ended, Load, NotHere, Paused, PlainCall, WireError
 from broker.cluster.messenger import NodeMessenger
-from broker.cluster.stand_ins import Callee, Caller, lookup
+from broker.cluster.stand_ins import MAX_LENGTH, Callee, Caller, Callers, looked_up, lookup
 from broker.core.bounded import BoundedDict
 from broker.core.call import Call, Party
+from broker.core.call_limits import Addressed, LimitedProcedure
 from broker.core.calls import Calls, result_of
 from broker.core.performers import loads_of
 from broker.core.registry import Registration, Registry
-from broker.errors import BrokerError, Busy, Gone, NotDone, NotFound, Unavailable
+from broker.errors import BrokerError, Busy, Gone, NotDone, NotFound, RateLimited, Unavailable
 from broker.messages import Reply, Request
 from broker.patterns import BROKER, CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, split_kind
 from broker.remembered import remembered
 
 log = Logger()
 
+CALL_BYTES = 400  # that a request takes besides its body, about
 MAX_KNOWN = 10000  # callees whose nodes are remembered
 MAX_NAMES = 1000  # of callees here whose kinds are remembered
 MAX_LOADS = 16  # performers of one procedure here, of whose load another node is told
@@ -53,12 +55,14 @@ class Route:
         nodes: addresses of the nodes that have it, and the numbers of their leases.
         untried: those addresses, the next to be used first.
         period: in which one it was looked for last, see ``RemoteCalls.review_routes``.
+        plain: whether calls can go there as ``PlainCall``: to a procedure, on one other node.
     """
 
     name: str
     nodes: list[tuple[str, int]]
     untried: tuple[str, ...]
     period: int
+    plain: bool
 
 
 class RemoteCalls(Calls):
@@ -76,16 +80,18 @@ class RemoteCalls(Calls):
         a name now.
         """
         self._messenger, self._sessions_of, self._holds = nodes, sessions_of, holds
-        self._lease_of, self._send = nodes.lease_of, nodes.send
+        self._lease_of, self._send, self._post = nodes.lease_of, nodes.send, nodes.post
         self._registries = {PROCEDURE: self.performers, SERVICE: self.services, TAKER: self.takers}
         self._out: dict[str, Call] = {}  # those whose callees are elsewhere, by their ids
-        self._in: dict[str, Caller] = {}  # by the id of the call at the caller's node, which no other node uses
+        self._callers: dict[str, Callers] = {}  # by the address of their node: those of calls with one answer
+        self._in: dict[str, Caller] = {}  # the others, by the id of the call at their node, which no other node uses
         self._known: BoundedDict[tuple[str, ...], Route] = BoundedDict(MAX_KNOWN)
         self._period = 0
         self._loads = Loads(nodes, self._loads_of)
         self._by_load, self._is_crowded = self._loads.names, nodes.is_crowded
         self._searches: dict[tuple[str, ...], list[Callee]] = {}  # who waits for the result of each
         nodes.on(Called, self._called)
+        nodes.on(PlainCall, self._called_plainly)
         nodes.on(Reply, self._answered)
         nodes.on(NotHere, self._not_here)
         nodes.on(Ended, self._ended)
@@ -122,7 +128,8 @@ class RemoteCalls(Calls):
                 raise _not_held(name)
             if procedure not in self.performers.by_load or not self._others_may_be_less_busy(entry):
                 return entry.choose(), service or procedure
-        names, missing = lookup(procedure, service)
+        # Not by ``lookup``, if that can be spared: each call to another node comes by here.
+        names, missing = lookup(procedure, service) if service or len(procedure) > MAX_LENGTH else looked_up(procedure)
         return Callee(names, missing, self._forward, self._out), service
 
     def _others_may_be_less_busy(self, entry: Registration[Party]) -> bool:
@@ -142,18 +149,36 @@ class RemoteCalls(Calls):
         return Callee(tuple(names), lambda: error, self._forward, self._out)
 
     def _forward(self, callee: Callee) -> None:
+        route = self._known.get(callee.names)
+        if (
+            route is None
+            or route.period != self._period
+            or not route.plain
+            or callee.fresh
+            or self._lease_of(route.untried[0]) != route.nodes[0][1]
+            or route.name in self._by_load
+        ):
+            self._forward_slowly(callee)
+            return
+        # The usual case, in a third of the time.
+        request: Any = callee.request  # that of who is called; a ``cast`` is a call, for each
+        id, body, caller = request.id, request.body, request.caller
+        if request.original or request.attachments or not caller.isascii() or self._out[id].quiet:
+            self._try(callee, route)
+            return
+        callee.name, callee.address = route.name, route.untried[0]
+        call = PlainCall(id, request.procedure, body, caller, request.timeout, request.time, request.dialect)
+        if not self._post(callee.address, call, len(body) + CALL_BYTES, callee):
+            self._give_up(callee, self._not_sent())
+
+    def _forward_slowly(self, callee: Callee) -> None:
+        """Send the request of *callee* where that is known to be, or look for it."""
         route = None if callee.fresh else self._route(callee.names)
         if route is None or route.name in self._by_load:
             callee.fresh = True
             self._look_for([callee])
-        elif len(route.untried) > 1:
-            self._try(callee, route)
         else:
-            # The usual case: what ``_try`` does, in a third of the time.
-            request: Any = callee.request  # that of who is called; a ``cast`` is a call, for each
-            callee.name, callee.address = route.name, route.untried[0]
-            if not self._send(callee.address, Called(route.name, request, self._out[request.id].quiet), callee):
-                self._give_up(callee, self._not_sent())
+            self._try(callee, route)
 
     def _look_for(self, callees: list[Callee]) -> None:
         """Look for *callees*, which have the same names; behind those that are looked for by these already."""
@@ -198,7 +223,8 @@ class RemoteCalls(Calls):
         later = _not_sent_yet(self._searches.pop(names))
         callees = _not_sent_yet(callees)
         nodes = [(address, self._lease_of(address)) for address in addresses]
-        route = Route(name, nodes, tuple(addresses), self._period)
+        plain = self._is_plain(name, addresses)
+        route = Route(name, nodes, tuple(addresses), self._period, plain)
         if addresses:
             self._known[names] = route
             callees += later
@@ -210,6 +236,10 @@ class RemoteCalls(Calls):
                 self._try(callee, route)
         if later:  # they may have come after somebody began to perform it, and that after the search
             self._look_for(later)
+
+    def _is_plain(self, name: str, addresses: list[str]) -> bool:
+        alone = len(addresses) == 1 and addresses[0] != self._messenger.bus.address
+        return alone and name.startswith(PROCEDURE) and name.isascii()
 
     def _try(self, callee: Callee, route: Route) -> None:
         callee.name, callee.untried = route.name, route.untried
@@ -329,7 +359,7 @@ class RemoteCalls(Calls):
             self.answer(callee, reply.ref, reply.body, reply.error, reply.time, reply.attachments)
         else:
             callee.address = ""  # it has ended there, too
-            self._end(call, "ok" if reply.error is None else "error")
+            Calls._end(self, call, "ok" if reply.error is None else "error")
             reply.ref = call.ref
             call.caller.on_reply(reply)
 
@@ -368,9 +398,47 @@ class RemoteCalls(Calls):
 
     # The callee's side.
 
+    def _called_plainly(self, address: str, message: PlainCall) -> None:
+        """Hand a call to who performs the procedure, where nothing else is to be seen to."""
+        name = message.procedure
+        entry = self.performers.get(name)
+        if entry is None or type(entry) is not Registration or not (entry.shared or self._holds(PROCEDURE + name)):
+            self._called(address, message.called())
+        else:
+            id, body, caller = message.id, message.body, message.caller
+            timeout, time, dialect = message.timeout, message.time, message.dialect
+            request = Request(id, name, name, "", body, caller, "", timeout, time, False, dialect)
+            self._begin(address, entry.next(), request)
+
+    def _begin(self, address: str, callee: Party, request: Request) -> None:
+        """Hand *request* of another node, which gets one answer, to *callee*.
+
+        It keeps its id, and its deadline is that node's, which tells when that is over; if it can not, the link breaks.
+        """
+        id = request.id
+        callers = self._callers.get(address)
+        if callers is None:
+            post = None if address == self._messenger.bus.address else self._post
+            callers = self._callers[address] = Callers(address, post, self._send, self._refuse_unsent)
+        if self.pending >= self._total_limit:
+            self._send(address, _refusal(id, RateLimited("limit", "calls")), urgent=True)
+            return
+        call = Call(id, id, callers, callee, request.procedure)
+        callers.calling[id] = callee.serving[id] = call
+        self.pending += 1
+        try:
+            callee.on_request(request)
+        except BrokerError as error:
+            self._end(call, "error")
+            self._send(address, _refusal(id, error), urgent=True)
+
+    def _refuse_unsent(self, address: str, id: str) -> None:
+        """Let a call there fail whose answer can not be sent."""
+        self._send(address, _refusal(id, self._not_sent()), urgent=True)
+
     def _called(self, address: str, message: Called) -> None:
         request = message.request
-        id = request.id  # there; it gets another one here
+        id = request.id
         try:
             callee, request.service = self._at(message.name, request)
         except (NotFound, Gone) as error:
@@ -380,6 +448,10 @@ class RemoteCalls(Calls):
             self._send(address, _refusal(id, error), urgent=True)
             return
         request.method = request.procedure[len(request.service) + 1 :] if request.procedure else ""
+        if not (request.streamed or isinstance(callee, LimitedProcedure | Addressed)):
+            self._begin(address, callee, request)
+            self._notify_load(address, message.name)
+            return
         caller = self._in[id] = Caller(address, id, request.caller, self._send, self._not_answered, self._is_crowded)
         refusal = None
         try:
@@ -387,10 +459,14 @@ class RemoteCalls(Calls):
         except BrokerError as error:
             self._in.pop(id, None)  # it may not have been opened at all
             refusal = error
-        if self.performers.by_load and message.name.removeprefix(PROCEDURE) in self.performers.by_load:
-            self._loads.notify(address, message.name)  # before it is told of a refusal: others may be less busy
+        self._notify_load(address, message.name)  # before it is told of a refusal: others may be less busy
         if refusal is not None:
             self._refuse(caller, refusal)
+
+    def _notify_load(self, address: str, name: str) -> None:
+        """Tell the node of a caller how busy those are who perform *name* here, if that matters."""
+        if self.performers.by_load and name.removeprefix(PROCEDURE) in self.performers.by_load:
+            self._loads.notify(address, name)
 
     def _refuse(self, caller: Caller, error: BrokerError) -> None:
         """Let the call of *caller* fail there."""
@@ -421,6 +497,25 @@ class RemoteCalls(Calls):
 
     # Both.
 
+    def answer(
+        self,
+        callee: Party,
+        key: str,
+        body: bytes,
+        error: BrokerError | None = None,
+        time: float = 0.0,
+        attachments: tuple[bytes, ...] = (),
+    ) -> bool:
+        """See ``Calls.answer``."""
+        call = callee.serving.get(key)
+        if call is None or type(call.caller) is not Callers or call.limiter is not None:
+            return super().answer(callee, key, body, error, time, attachments)
+        # What it does, for a call of another node, in half of the time.
+        del callee.serving[key], call.caller.calling[key]
+        self.pending -= 1
+        call.caller.on_reply(Reply(key, body, error, callee.client, time, False, attachments))
+        return True
+
     def leave(self, party: Party) -> None:
         """End every call of *party*; the requests whose callees are still looked for are sent all the same."""
         for key in party.calling:
@@ -432,8 +527,11 @@ class RemoteCalls(Calls):
 
     def _ended(self, address: str, message: Ended) -> None:
         """End a call that has ended at the other node, whichever side that is."""
-        caller = self._in.get(message.id)
-        if caller is not None and caller.address == address:
+        callers, caller = self._callers.get(address), self._in.get(message.id)
+        begun = None if callers is None else callers.calling.get(message.id)
+        if begun is not None:
+            self._abandon(begun, message.cancelled)
+        elif caller is not None and caller.address == address:
             self._end_caller(caller, message.cancelled)
         callee = self._callee_at(address, message.id)
         if callee is not None:
@@ -443,10 +541,14 @@ class RemoteCalls(Calls):
     def _end_caller(self, caller: Caller, cancelled: bool = False) -> None:
         caller.told = True
         for call in list(caller.calling.values()):
-            if cancelled:
-                call.callee.on_cancel(call.id)
-            if call.id in call.callee.serving:  # else it was answered at once
-                self._end(call, "abandoned")
+            self._abandon(call, cancelled)
+
+    def _abandon(self, call: Call, cancelled: bool = False) -> None:
+        """End *call* of another node, where it has ended."""
+        if cancelled:
+            call.callee.on_cancel(call.id)
+        if call.id in call.callee.serving:  # else it was answered at once
+            self._end(call, "abandoned")
 
     def _forget(self, address: str) -> None:
         """Forget what was found on a node whose lease has ended."""
@@ -470,6 +572,9 @@ class RemoteCalls(Calls):
         """End what was under way with a node; send requests elsewhere that have surely not arrived there."""
         for caller in [each for each in self._in.values() if each.address == address]:
             self._end_caller(caller)
+        callers = self._callers.pop(address, None)
+        for begun in [] if callers is None else list(callers.calling.values()):
+            self._abandon(begun)
         again = set(unsent)
         for callee, call in self._callees(address):
             if callee in again and self._messenger.bus.lease:

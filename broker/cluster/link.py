@@ -29,6 +29,7 @@ TICK = 0.1  # seconds between two looks at what a link has to do; for so long an
 RETRY = 0.25  # seconds until a frame is sent again that has surely or perhaps not arrived
 ASK_TICKS = 10  # without an acknowledgement, until the other side is asked for one
 UNKNOWN_TICKS = 50  # for which a node may be unknown to this one: it began after the last renewal
+MAX_BYTES = 1 << 25  # bytes that one link keeps; the double for what must not be refused
 UNCOUNTED_BYTES = 1 << 16  # that a link may keep more than it has counted
 
 ASK = 1  # in ``Frame.flags``: acknowledge at once
@@ -60,7 +61,8 @@ class Frame(msgspec.Struct, array_like=True):
     messages: msgspec.Raw
 
 
-Entry: TypeAlias = tuple[bytes, object]  # a message, and what its sender knows it by, or None
+# A message, what its sender knows it by, or None, and its bytes, about.
+Entry: TypeAlias = tuple[object, object, int]
 
 
 class ILinkOwner(Protocol):
@@ -71,7 +73,7 @@ class ILinkOwner(Protocol):
     def lease_of(self, address: str) -> int:
         """Return the number of another node's lease, as far as it is known; 0: there is none."""
 
-    def transmit(self, link: Link, ack: int, first: int, flags: int, messages: list[bytes]) -> Deferred[bool]:
+    def transmit(self, link: Link, ack: int, first: int, flags: int, messages: list[object]) -> Deferred[bool]:
         """Send a frame; fire with whether it was handed over.  A failure says that nobody knows."""
 
     def on_messages(self, link: Link, messages: list[Any]) -> None:
@@ -133,11 +135,11 @@ class Link:
 
     # To the other side.
 
-    def put(self, message: bytes, token: object) -> None:
-        """Send *message* after those before it."""
-        self.waiting.append((message, token))
+    def put(self, message: object, token: object, size: int) -> None:
+        """Send *message*, of *size* bytes, after those before it."""
+        self.waiting.append((message, token, size))
         self.kept += 1
-        self.bytes += len(message)
+        self.bytes += size
         if not self.due:
             self.wake()
         if self.bytes > self.limit:
@@ -172,27 +174,27 @@ class Link:
         sent = self._links.transmit(self, self._received, first, flags, messages)
         sent.addCallbacks(self._answered, self._failed, (first, flags, acknowledged), errbackArgs=(flags,))
 
-    def _next(self) -> tuple[int, list[bytes]]:
+    def _next(self) -> tuple[int, list[object]]:
         """Return the number of the first message that was not sent yet, and those of the next frame."""
         waiting, flying, size = self.waiting, self._flying, 0
         if not flying and self.bytes < MAX_FRAME_BYTES and len(waiting) <= MAX_FRAME_MESSAGES:
             self.waiting, self._flying = flying, waiting  # all of them
-            return self._base + len(self._sent), [message for message, _ in waiting]
+            return self._base + len(self._sent), [message for message, _, _ in waiting]
         while waiting and size < MAX_FRAME_BYTES and len(flying) < MAX_FRAME_MESSAGES:
             entry = waiting.popleft()
-            size += len(entry[0])
+            size += entry[2]
             flying.append(entry)
-        return self._base + len(self._sent), [message for message, _ in flying]
+        return self._base + len(self._sent), [message for message, _, _ in flying]
 
-    def _resent(self, first: int) -> tuple[int, list[bytes]]:
+    def _resent(self, first: int) -> tuple[int, list[object]]:
         """Return the same of those that are sent again, of which *first* is the next."""
-        messages: list[bytes] = []
+        messages: list[object] = []
         size, index = 0, max(0, first - self._base)
         first = self._base + index
-        for message, _ in islice(self._sent, index, index + MAX_FRAME_MESSAGES):
+        for message, _, length in islice(self._sent, index, index + MAX_FRAME_MESSAGES):
             if size >= MAX_FRAME_BYTES:
                 break
-            size += len(message)
+            size += length
             messages.append(message)
         self._again = first + len(messages)
         if self._again >= self._base + len(self._sent):
@@ -246,7 +248,7 @@ class Link:
             if entry[1] is not None and self._links.on_refused(self.node, entry[1]):
                 gone.add(id(entry))
                 self.kept -= 1
-                self.bytes -= len(entry[0])
+                self.bytes -= entry[2]
             if self.closed:
                 return
         if gone:
@@ -283,10 +285,10 @@ class Link:
         for entries in (self._sent, self._flying):
             if base + len(entries) - 1 <= upto:  # all of them, as a rule
                 base += len(entries)
-                size += sum([len(message) for message, _ in entries])
+                size += sum([length for _, _, length in entries])
                 entries.clear()
             while entries and base <= upto:
-                size += len(entries.popleft()[0])
+                size += entries.popleft()[2]
                 base += 1
         self.kept -= base - self._base
         self.bytes -= size
@@ -356,7 +358,7 @@ class Link:
                 timer.cancel()
         self._flush = self._timer = None
         self.due = False
-        unsent = [token for _, token in self.waiting if token is not None]
+        unsent = [token for _, token, _ in self.waiting if token is not None]
         for entries in (self._sent, self._flying, self.waiting):
             entries.clear()
         self.kept = self.bytes = 0
@@ -366,5 +368,5 @@ class Link:
     def _count(self) -> None:
         if self.bytes != self._counted:
             self._counted = self.bytes
-            self.limit = self.bytes + UNCOUNTED_BYTES
+            self.limit = min(self.bytes + UNCOUNTED_BYTES, MAX_BYTES)
             self._links.hold(self, self.bytes)

@@ -14,12 +14,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from broker.cluster.link import ASK, Frame, Link
+from broker.cluster.link import ASK, MAX_BYTES, Frame, Link
 from broker.core.bounded import BoundedDict
 
 log = Logger()
 
-MAX_BYTES = 1 << 25  # bytes that one link keeps; the double for what must not be refused
 MAX_MESSAGES = 20_000  # that one link keeps; the double for what must not be refused
 CROWDED_BYTES = MAX_BYTES // 4  # from which on who sends much has to wait
 CROWDED_MESSAGES = MAX_MESSAGES // 2
@@ -47,6 +46,9 @@ class INode(Protocol):
 
     def transmit(self, address: str, frame: bytes) -> Deferred[bool]:
         """Send *frame*; fire with whether it was handed over.  A ``BrokerError`` says that nobody knows."""
+
+    def encode(self, messages: list[Any]) -> bytes:
+        """Return the array of *messages*, which ``put`` was given; must not raise."""
 
     def decode(self, messages: msgspec.Raw) -> list[Any]:
         """Return the messages of an array, one for each.  A ``msgspec.DecodeError`` says that it is no array."""
@@ -83,7 +85,7 @@ class Links:
         """How many messages are kept."""
         return sum(link.kept for link in self._links.values())
 
-    def put(self, address: str, message: bytes, token: object = None, *, urgent: bool = False) -> bool:
+    def put(self, address: str, message: object, size: int, token: object = None, *, urgent: bool = False) -> bool:
         """Send *message* to *address*; say whether it was taken.
 
         It is not taken while this node has no lease, and when too much waits there.  One that is *urgent*, which is
@@ -91,30 +93,35 @@ class Links:
 
         Args:
             address: of the other node.
-            message: encoded.
+            message: for ``INode.encode``, which gets it with all others of its frame, perhaps more than once.
+            size: of *message* in bytes, about.
             token: names the message for ``INode.on_refused`` and ``INode.on_broken``.
             urgent: see above.
         """
         link = self._links.get(address)
-        if link is None or not link.due:  # else the bus looks at that when the frame is sent
+        if link is not None and link.due and link.kept < MAX_MESSAGES and (total := link.bytes + size) <= link.limit:
+            # Most go with others, and the bus looks at the leases when their frame is sent.
+            link.waiting.append((message, token, size))
+            link.kept += 1
+            link.bytes = total
+            return True
+        return self._put(link, address, message, size, token, urgent)
+
+    def _put(self, link: Link | None, address: str, message: object, size: int, token: object, urgent: bool) -> bool:
+        """Do what ``put`` says, as the first of a frame, or where *link* may keep too much."""
+        if link is None or not link.due:
             if self._stopped or not self.node.lease():
                 return False
             if link is None:
                 link = self._begin(address)
-        size = link.bytes + len(message)
-        if size > MAX_BYTES or link.kept >= MAX_MESSAGES:
+        total = link.bytes + size
+        if total > MAX_BYTES or link.kept >= MAX_MESSAGES:
             if not urgent:
                 return False
-            if size > 2 * MAX_BYTES or link.kept >= 2 * MAX_MESSAGES:
+            if total > 2 * MAX_BYTES or link.kept >= 2 * MAX_MESSAGES:
                 link.shed()
                 return False
-        if link.due and size <= link.limit:
-            # Most go with others: here, since a call costs as much as the rest.
-            link.waiting.append((message, token))
-            link.kept += 1
-            link.bytes = size
-        else:
-            link.put(message, token)
+        link.put(message, token, size)
         return True
 
     def is_crowded(self, address: str) -> bool:
@@ -127,11 +134,11 @@ class Links:
         link = self._links[address] = Link(self, address, self._number, self.node.lease_of(address))
         return link
 
-    def transmit(self, link: Link, ack: int, first: int, flags: int, messages: list[bytes]) -> Deferred[bool]:
+    def transmit(self, link: Link, ack: int, first: int, flags: int, messages: list[object]) -> Deferred[bool]:
         """Send a frame over *link*; see ``INode.transmit``."""
         peer = link.peer or -self._past.get(link.node, 0)
-        array = b"".join((b"\xdd", len(messages).to_bytes(4), *messages))  # of a length with 32 bits
-        frame = Frame(self.node.lease(), link.to, link.number, peer, ack, first, flags, msgspec.Raw(array))
+        array = msgspec.Raw(self.node.encode(messages))
+        frame = Frame(self.node.lease(), link.to, link.number, peer, ack, first, flags, array)
         return self.node.transmit(link.node, _encode(frame))
 
     def received(self, address: str, data: bytes) -> None:

@@ -9,10 +9,14 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import msgspec
+from twisted.logger import Logger
 
 from broker import errors
 from broker.errors import BrokerError, CalleeFailed
 from broker.messages import Reply, Request
+from broker.patterns import PROCEDURE
+
+log = Logger()
 
 
 class WireError(msgspec.Struct, array_like=True):
@@ -52,6 +56,27 @@ class Called(msgspec.Struct, tag="call", array_like=True):
     name: str
     request: Request
     quiet: bool
+
+
+class PlainCall(msgspec.Struct, tag="plain", array_like=True, gc=False):
+    """A call of a procedure, as most are: what ``Called`` says, without what is as usual.
+
+    The attributes are those of ``Request``.
+    """
+
+    id: str
+    procedure: str
+    body: bytes
+    caller: str
+    timeout: float
+    time: float
+    dialect: str
+
+    def called(self) -> Called:
+        """Return the same as ``Called``."""
+        name = self.procedure
+        asked = Request(self.id, name, "", "", self.body, self.caller, "", self.timeout, self.time, False, self.dialect)
+        return Called(PROCEDURE + name, asked, False)
 
 
 class NotHere(msgspec.Struct, tag="elsewhere", array_like=True):
@@ -199,6 +224,7 @@ class OperatorReply(msgspec.Struct, tag="operator", array_like=True):
 
 Message: TypeAlias = (
     Called
+    | PlainCall
     | Reply
     | NotHere
     | Ended
@@ -227,8 +253,25 @@ def _error(_: type[BrokerError], fields: list[Any]) -> BrokerError:
 
 encode = msgspec.msgpack.Encoder(enc_hook=_wire_error).encode
 decode: Callable[[msgspec.Raw | bytes], Message] = msgspec.msgpack.Decoder(Message, dec_hook=_error).decode
+ENCODED_AS_NOTHING = msgspec.Raw(b"\xc0")  # nil: no message
 _decode_all = msgspec.msgpack.Decoder(list[Message], dec_hook=_error).decode
 _divide = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+
+
+def encode_all(messages: list[Any]) -> bytes:
+    """Return the array of *messages*; those that were encoded before are ``msgspec.Raw``."""
+    try:
+        return encode(messages)
+    except Exception:  # one of them can not be encoded, for which the others must not be lost
+        return encode([_encoded(message) for message in messages])
+
+
+def _encoded(message: Any) -> msgspec.Raw:
+    try:
+        return msgspec.Raw(encode(message))
+    except Exception:
+        log.failure("a message to another node can not be encoded")
+        return ENCODED_AS_NOTHING
 
 
 def decode_all(messages: msgspec.Raw) -> list[Message | msgspec.DecodeError]:

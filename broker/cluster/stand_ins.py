@@ -16,6 +16,7 @@ from broker.remembered import remembered
 
 MAX_LOOKUPS = 10_000  # procedures whose names are remembered
 MAX_LENGTH = 128  # characters of each
+REPLY_BYTES = 300  # that an answer takes besides its body, about
 
 # Both are made for every call: a struct costs a quarter of what an attrs class does.
 
@@ -141,6 +142,51 @@ class Caller(msgspec.Struct, eq=False):
             self.refuse(self)
 
 
+class Callers:
+    """Stands for all callers of another node whose calls get one answer, which go by the ids that they have there.
+
+    What their node does not leave to this one has no place here: deadlines, limits, and what else a caller has.
+
+    Attributes:
+        address: of that node.
+        calling: those calls.
+    """
+
+    id = client = ""
+    flow: ClassVar[None] = None
+    serving: ClassVar[dict[str, Call]] = {}  # they perform nothing
+
+    def __init__(
+        self,
+        address: str,
+        post: Callable[[str, Reply, int], bool] | None,
+        send: Callable[[str, Reply], bool],
+        refuse: Callable[[str, str], object],
+    ) -> None:
+        self.address = address
+        self.calling: dict[str, Call] = {}
+        self._post, self._send, self._refuse = post, send, refuse
+
+    def hold(self, change: int) -> None:
+        """Do nothing: their own node counts what is kept for them."""
+
+    def on_request(self, request: Request) -> None:
+        """Never called: they perform nothing."""
+
+    def on_cancel(self, id: str) -> None:
+        """Never called: they perform nothing."""
+
+    def on_reply(self, reply: Reply) -> None:
+        """Send *reply* to their node."""
+        post = self._post
+        if post is not None and reply.error is None and not reply.attachments and reply.source.isascii():
+            sent = post(self.address, reply, len(reply.body) + REPLY_BYTES)
+        else:
+            sent = self._send(self.address, reply)
+        if not sent:
+            self._refuse(self.address, reply.ref)
+
+
 def lookup(procedure: str, service: str) -> tuple[tuple[str, ...], Callable[[], BrokerError]]:
     """Return the names by which other nodes may know the callee of *procedure*, and what makes the error if none does.
 
@@ -148,10 +194,10 @@ def lookup(procedure: str, service: str) -> tuple[tuple[str, ...], Callable[[], 
     """
     if len(procedure) + len(service) > MAX_LENGTH:
         return _lookup(procedure, service)
-    return _remembered(procedure, service)
+    return looked_up(procedure, service)
 
 
-def _lookup(procedure: str, service: str) -> tuple[tuple[str, ...], Callable[[], BrokerError]]:
+def _lookup(procedure: str, service: str = "") -> tuple[tuple[str, ...], Callable[[], BrokerError]]:
     if service:
         return (SERVICE + service, PROCEDURE + procedure), partial(NotFound, "service", service)
     names = [PROCEDURE + procedure]
@@ -162,4 +208,4 @@ def _lookup(procedure: str, service: str) -> tuple[tuple[str, ...], Callable[[],
     return tuple(names), partial(NotFound, "method", procedure)
 
 
-_remembered = remembered(MAX_LOOKUPS)(_lookup)
+looked_up = remembered(MAX_LOOKUPS)(_lookup)

@@ -13,10 +13,10 @@ from twisted.internet.task import Clock
 from broker.cluster import links
 from broker.cluster.calls import RemoteCalls
 from broker.cluster.links import _decode as decode_frame
-from broker.cluster.messages import decode_all
+from broker.cluster.messages import Called, PlainCall, decode_all
 from broker.cluster.messenger import NodeMessenger
 from broker.errors import BrokerError, CalleeFailed, Denied, Gone, NotDone, NotFound, Unavailable
-from broker.messages import Request
+from broker.messages import Reply, Request
 from broker.observe.metrics import CallTimes
 from tests.core.parties import FakeFlow
 
@@ -245,6 +245,63 @@ def test_it_leaves_nothing_for_the_garbage_collector(pair):
     finally:
         gc.enable()
     assert found < 10
+
+
+def test_a_call_has_one_id_and_one_deadline(pair):
+    for _ in range(2):  # the first is looked for
+        pair.near.call(pair.caller, timeout=30.0)
+        (id,) = pair.caller.calling
+        assert pair.callee.requests[-1].id == id
+        assert (len(pair.near.calls._deadlines), len(pair.far.calls._deadlines)) == (1, 0)
+        pair.answer()
+    assert pair.nothing_left
+
+
+def test_a_call_goes_in_short_when_its_callee_is_known_and_arrives_as_the_one_before(pair):
+    for body in (b"[1]", b"[2]"):
+        request = Request("", "slow", "", "", body, caller="ann", timeout=30.0, time=5.0, dialect="owlmeans")
+        pair.near.calls.open(pair.caller, pair.near.calls.find("slow")[0], "ref", request)
+        pair.wire.settle()
+        pair.answer(body)
+    first, second = pair.callee.requests
+    fields = {name for name in Request.__struct_fields__ if getattr(first, name) != getattr(second, name)}
+    assert fields == {"id", "body"}
+    assert [type(message) for message in pair.wire.sent if not isinstance(message, Reply)] == [Called, PlainCall]
+    assert [reply.body for reply in pair.caller.replies] == [b"[1]", b"[2]"]
+
+
+@pytest.mark.parametrize("caller", ["\N{SNOWMAN}", "a"])
+@pytest.mark.parametrize("more", [{}, {"original": b"{}"}, {"attachments": (b"\x00",)}])
+def test_what_a_call_has_besides_arrives(pair, caller, more):
+    pair.callee.id = caller  # who answers is called so, too
+    for _ in range(2):
+        request = Request("", "slow", "", "", b"[]", caller=caller, dialect="d", **more)
+        pair.near.calls.open(pair.caller, pair.near.calls.find("slow")[0], "ref", request)
+        pair.wire.settle()
+        pair.answer(b"[2]")
+    for request in pair.callee.requests:
+        found = request.caller, request.original, request.attachments
+        assert found == (caller, more.get("original", b""), more.get("attachments", ()))
+    assert [(reply.body, reply.source) for reply in pair.caller.replies] == [(b"[2]", caller)] * 2
+
+
+def test_a_call_that_is_cancelled_is_told_to_the_callee(pair):
+    for _ in range(2):
+        pair.near.call(pair.caller)
+        pair.near.calls.cancel(pair.caller, "ref")
+        pair.wire.settle()
+    assert pair.callee.cancelled == [request.id for request in pair.callee.requests]
+    assert pair.errors == ["CANCELLED"] * 2
+    assert pair.nothing_left
+
+
+def test_a_procedure_that_is_not_here_any_more_is_not_found(pair):
+    pair.near.call(pair.caller)
+    pair.answer()
+    pair.far.calls.performers.remove(pair.callee, "slow")
+    pair.near.call(pair.caller)
+    assert pair.errors == [None, "NOT_FOUND"]
+    assert pair.nothing_left
 
 
 def test_an_error_ends_it_on_both(pair):

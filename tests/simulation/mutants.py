@@ -195,6 +195,7 @@ MUTANTS: dict[str, Mutant] = {
         18,
         Edit(RemoteCalls, "_forget", "del self._known[names]", "pass"),
         Edit(RemoteCalls, "_route", "if self._lease_of(address) != lease:", "if False:"),
+        Edit(RemoteCalls, "_forward", "or self._lease_of(route.untried[0]) != route.nodes[0][1]", ""),
         Edit(RemoteCalls, "_refused", "if callee.fresh and not callee.untried:", "if True:"),
     ),
     "request sent again when its link breaks": _mutant(
