@@ -35,7 +35,7 @@ copybutton_prompt_text = r"\$ "
 copybutton_prompt_is_regexp = True
 copybutton_line_continuation_character = "\\"
 # `make links` looks at what stands in this repository; a page of somebody else's may be away.
-linkcheck_ignore = [r"https?://"]
+linkcheck_ignore = [r"https?://", r"tcp:"]  # the latter are endpoints, which only look like links
 autodoc_member_order = "bysource"
 napoleon_use_ivar = True
 autodoc_typehints = "signature"
