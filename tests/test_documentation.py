@@ -29,7 +29,7 @@ PROGRAMS = (
 )
 MADE = {"docs/_build/html", "protocols/lines.py"}  # by the reader
 INLINE = re.compile(r"``txbroker ([a-z][^`]*)``")
-TYPED = re.compile(r"^ +txbroker (?!can not start:)([a-z].*)$", re.MULTILINE)
+TYPED = re.compile(r"^ +(?:\$ )?txbroker (?!can not start:)([a-z].*)$", re.MULTILINE)
 
 
 def texts() -> Iterator[str]:
