@@ -252,6 +252,4 @@ class AsyncioDriver(Driver):
 
     def _tick(self) -> None:
         self._timer = None
-        due = self.core.tick()
-        if due is not None:
-            self.wake(due)
+        self.tick()

@@ -186,6 +186,16 @@ class Driver(ABC):
         """Call *listener* with each notice of *kind*."""
         self._listeners.setdefault(kind, []).append(listener)
 
+    def tick(self) -> None:
+        """Do what is due, and see to what is due next; what fails is told, and is done no more."""
+        try:
+            due = self.core.tick()
+        except Exception as error:
+            self.notify(Notice("error", "a timer has failed", error=error))
+            due = self.core.clock()
+        if due is not None:
+            self.wake(due)
+
     def received(self, data: bytes) -> None:
         """Give a frame to the core; what fails there does not end the connection."""
         try:

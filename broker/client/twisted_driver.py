@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
+from autobahn.exception import Disconnected
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
@@ -134,7 +135,10 @@ class TwistedDriver(Driver):
     def send(self, data: bytes) -> None:
         """Send a text frame."""
         if self._connection is not None:
-            self._connection.sendMessage(data, isBinary=False)
+            try:
+                self._connection.sendMessage(data, isBinary=False)
+            except Disconnected:
+                return  # that will be told presently
 
     def close(self) -> None:
         """Close the connection in good order."""
@@ -212,9 +216,7 @@ class TwistedDriver(Driver):
 
     def _tick(self) -> None:
         self._timer = None
-        due = self.core.tick()
-        if due is not None:
-            self.wake(due)
+        self.tick()
 
     def _report(self, failure: Failure) -> None:
         if not failure.check(CancelledError, GeneratorExit):
