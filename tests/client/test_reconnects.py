@@ -37,7 +37,7 @@ class FakeBroker:
                 self._answer(frame, answer)
             case "broker.subscribe":
                 origin = (frame["payload"] + [{}])[1]["from"]
-                begin = {"start": 0, "new": len(self.stored)}.get(origin) if isinstance(origin, str) else origin["id"]
+                begin = {"start": 0, "new": len(self.stored)}[origin] if isinstance(origin, str) else origin["id"]
                 self._answer(frame, {"subscribed": ["t"], "epoch": "e", "id": begin, "recovered": True})
                 self.subscribed = True
                 for id in range(begin + 1, len(self.stored) + 1):
