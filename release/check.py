@@ -40,14 +40,14 @@ def run(*words: str | Path, cwd: Path = ROOT, umask: int = 0o022, **environ: str
     return done.stdout
 
 
-def build(place: Path, umask: int) -> list[Path]:
-    """Build both archives of the commit in *place*, of somebody who has *umask*."""
+def build(place: Path, umask: int, commit: str) -> list[Path]:
+    """Build both archives of *commit* in *place*, of somebody who has *umask*."""
     place.mkdir(parents=True)
-    commit = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, capture_output=True).stdout
+    files = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, capture_output=True).stdout
     run_in = place / "source"
     run_in.mkdir()
-    subprocess.run(["tar", "-x"], cwd=run_in, input=commit, check=True, umask=umask)
-    date = run("git", "log", "-1", "--format=%ct").strip()
+    subprocess.run(["tar", "-x"], cwd=run_in, input=files, check=True, umask=umask)
+    date = run("git", "log", "-1", "--format=%ct", commit).strip()
     constraints = str(ROOT / "release" / "constraints.txt")
     made = ("-m", "build", "--outdir", place / "dist")
     run(sys.executable, *made, cwd=run_in, umask=umask, SOURCE_DATE_EPOCH=date, PIP_CONSTRAINT=constraints)
@@ -56,8 +56,9 @@ def build(place: Path, umask: int) -> list[Path]:
 
 def build_twice(place: Path) -> list[Path]:
     """Return the archives, which come out the same in two directories and with two umasks."""
-    first = build(place / "a", 0o022)
-    second = build(place / "another" / "directory", 0o077)
+    commit = run("git", "rev-parse", "HEAD").strip()
+    first = build(place / "a", 0o022, commit)
+    second = build(place / "another" / "directory", 0o077, commit)
     for one, other in zip(first, second, strict=True):
         if one.read_bytes() != other.read_bytes():
             raise Failed(f"{one.name} is not the same when it is built again")
