@@ -1,7 +1,8 @@
 """Finds and loads the dialects: plugins that each serve one protocol of clients.
 
 A dialect is a module of the namespace package ``protocols``, to which anybody
-may add a file, or any ``package.module:attribute``.  A module's ``dialect`` (or
+may add a file, an entry point of an installed distribution in the group
+``txbroker.dialects``, or any ``package.module:attribute``.  A module's ``dialect`` (or
 that attribute) is called with the settings and returns a provider of
 one or more of :class:`~broker.interfaces.IWebSocketDialect`,
 :class:`~broker.interfaces.IHttpDialect` and :class:`~broker.interfaces.IStreamDialect`.
@@ -13,6 +14,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any
 
 from zope.interface import Invalid
@@ -25,6 +27,7 @@ from broker.patterns import is_reserved
 from broker.plugins import ATTRIBUTE, OwnSettings
 
 NAMESPACE = "protocols"
+ENTRY_POINTS = "txbroker.dialects"
 KINDS = (IWebSocketDialect, IHttpDialect, IStreamDialect)
 NAME = re.compile("[A-Za-z0-9_-]{1,64}")  # what a dialect may call itself
 
@@ -34,9 +37,10 @@ class DialectError(Exception):
 
 
 def found_dialects() -> list[str]:
-    """Return the names of the modules in the namespace package ``protocols``."""
+    """Return the names of the modules in the namespace package ``protocols``, and of the entry points."""
     namespace = import_module(NAMESPACE)
-    return sorted({module.name for module in pkgutil.iter_modules(namespace.__path__) if module.name[0] != "_"})
+    modules = {module.name for module in pkgutil.iter_modules(namespace.__path__) if module.name[0] != "_"}
+    return sorted(modules | entry_points(group=ENTRY_POINTS).names)
 
 
 def load_dialects(names: Iterable[str], settings: object) -> list[Any]:
@@ -135,6 +139,8 @@ def _factory(name: str) -> Callable[[object], Any]:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            if not attribute and name in entry_points(group=ENTRY_POINTS).names:
+                return _factory(_installed(name))
             found = ", ".join(found_dialects()) or "none"
             raise DialectError(f"dialect {name}: there is no module {module_name} (found: {found})") from None
         raise DialectError(f"dialect {name}: could not be imported: {_describe(error)}") from error
@@ -144,6 +150,21 @@ def _factory(name: str) -> Callable[[object], Any]:
     if not callable(factory):
         raise DialectError(f"dialect {name}: {module_name} has no function {attribute or 'dialect'}")
     return factory  # type: ignore[no-any-return]  # what it returns is verified
+
+
+def _installed(name: str) -> str:
+    """Return the ``module:attribute`` of the entry point *name*.
+
+    Raises:
+        DialectError: two distributions have one of that name, or it names no attribute.
+    """
+    values = {point.value for point in entry_points(group=ENTRY_POINTS, name=name)}
+    if len(values) > 1:
+        raise DialectError(f"dialect {name}: it is the name of several entry points: {', '.join(sorted(values))}")
+    (value,) = values
+    if ":" not in value:
+        raise DialectError(f"dialect {name}: its entry point {value} names no function")
+    return value
 
 
 def _claims(dialect: Any) -> list[tuple[str, str]]:

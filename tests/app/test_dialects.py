@@ -171,3 +171,41 @@ def test_stream_dialect_without_a_setting_for_its_endpoints_is_refused(plugin):
     plugin("protocols/parrot.py", GOOD.replace("IWebSocketDialect", "IStreamDialect"), name="parrot", path="/p")
     expected = "dialect parrot: a stream dialect needs a setting listen, see broker.plugins.listen_option"
     assert refusal("parrot") == expected
+
+
+@pytest.fixture
+def distribution(plugin, tmp_path: Path):
+    """Returns a function that installs a distribution with one entry point."""
+
+    def install(name: str, point: str, value: str) -> None:
+        plugin(f"{name}-1.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        plugin(f"{name}-1.dist-info/entry_points.txt", f"[txbroker.dialects]\n{point} = {value}\n")
+
+    return install
+
+
+def test_dialect_is_found_by_the_entry_point_of_a_distribution(plugin, distribution):
+    plugin("birds.py", GOOD, name="wren", path="/wren")
+    distribution("birds", "wren", "birds:dialect")
+    assert load_dialects(["wren"], None)[0].websocket_paths == ("/wren",)
+    assert "wren" in found_dialects()
+
+
+def test_an_entry_point_does_not_replace_a_dialect_of_the_namespace(plugin, distribution):
+    plugin("protocols/wren.py", GOOD, name="wren", path="/ours")
+    plugin("birds.py", GOOD, name="wren", path="/theirs")
+    distribution("birds", "wren", "birds:dialect")
+    assert load_dialects(["wren"], None)[0].websocket_paths == ("/ours",)
+
+
+def test_entry_points_that_lead_nowhere_are_refused(distribution):
+    distribution("birds", "wren", "no_such_module:dialect")
+    distribution("beasts", "bear", "beasts")
+    assert "there is no module no_such_module" in refusal("wren")
+    assert refusal("bear") == "dialect bear: its entry point beasts names no function"
+
+
+def test_an_entry_point_of_two_distributions_is_refused(distribution):
+    distribution("birds", "wren", "birds:dialect")
+    distribution("beasts", "wren", "beasts:dialect")
+    assert refusal("wren") == "dialect wren: it is the name of several entry points: beasts:dialect, birds:dialect"
