@@ -37,15 +37,6 @@ export interface Options {
   rate?: number | null;
   /** For how long after it was sent first something is sent again; less than TXBROKER_DEDUP_SECONDS: 240. */
   resendWindow?: number;
-  /** For tests: a number from 0 up to 1, and the time. */
-  random?: () => number;
-  clock?: Clock;
-}
-
-export interface Clock {
-  now(): number;
-  after(seconds: number, work: () => void): unknown;
-  cancel(timer: any): void;
 }
 
 /** Of one operation. */
@@ -292,7 +283,7 @@ export class Unauthenticated extends ClientError {}
 export class Denied extends ClientError {}
 export class Invalid extends ClientError {}
 export class TooLarge extends ClientError {}
-export class RateLimited extends ClientError { readonly retryAfter?: number }
+export class RateLimited extends ClientError {}
 export class Unavailable extends ClientError {}
 export class Busy extends ClientError {}
 export class Cancelled extends ClientError {}
