@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -194,7 +194,16 @@ def check(torture: Torture) -> None:
         torture.problems.append("memory has grown")
 
 
-async def disturb(torture: Torture, proxy: Proxy, kind: str, chance: random.Random) -> None:
+class Disturbed(Protocol):
+    """What the network fails, and how far it has come, from 0 to 1."""
+
+    faults: Counter[str]
+
+    @property
+    def progress(self) -> float: ...
+
+
+async def disturb(torture: Disturbed, proxy: Proxy, kind: str, chance: random.Random) -> None:
     """Do one thing to the network."""
     torture.faults[kind] += 1
     if kind == "reset":
@@ -211,7 +220,7 @@ async def disturb(torture: Torture, proxy: Proxy, kind: str, chance: random.Rand
 
 
 async def disturb_all(
-    torture: Torture, daemon: Daemon, proxy: Proxy, plan: Sequence[str], chance: random.Random
+    torture: Disturbed, daemon: Daemon, proxy: Proxy, plan: Sequence[str], chance: random.Random
 ) -> None:
     """Do all of *plan*, spread over the progress."""
     for index, kind in enumerate(plan):
