@@ -12,7 +12,9 @@ from sphinx.util.docutils import SphinxDirective
 sys.path.insert(0, str(Path(__file__).parent))
 
 import commands_page
+import frames_page
 import interfaces_page
+import openapi_page
 import settings_page
 
 import broker
@@ -41,37 +43,57 @@ napoleon_use_ivar = True
 autodoc_typehints = "signature"
 
 
-class Settings(SphinxDirective):
-    """Puts the table of all settings here, made from the class itself."""
+class Generated(SphinxDirective):
+    """Puts what a function writes as reStructuredText here; ``source`` is what that is made from."""
+
+    source = ""
+
+    def text(self) -> str:
+        raise NotImplementedError
 
     def run(self) -> list[nodes.Node]:
-        lines = StringList(settings_page.table().splitlines(), source="broker/config/settings.py")
+        lines = StringList(self.text().splitlines(), source=self.source)
         section = nodes.section()
         self.state.nested_parse(lines, self.content_offset, section, match_titles=True)
         return section.children
 
 
-class Commands(SphinxDirective):
-    """Puts the reference of ``txbroker`` here, made from the commands themselves."""
+class Settings(Generated):
+    source = "broker/config/settings.py"
 
-    def run(self) -> list[nodes.Node]:
-        lines = StringList(commands_page.page().splitlines(), source="broker/app/command.py")
-        section = nodes.section()
-        self.state.nested_parse(lines, self.content_offset, section, match_titles=True)
-        return section.children
+    def text(self) -> str:
+        return settings_page.table()
 
 
-class Interfaces(SphinxDirective):
-    """Puts the contracts of all interfaces here, made from their source."""
+class Commands(Generated):
+    source = "broker/app/command.py"
 
-    def run(self) -> list[nodes.Node]:
+    def text(self) -> str:
+        return commands_page.page()
+
+
+class Frames(Generated):
+    source = "docs/wire_schemas.py"
+    required_arguments = 1
+
+    def text(self) -> str:
+        return frames_page.page(self.arguments[0])
+
+
+class OpenApi(Generated):
+    source = "protocols/http/openapi.py"
+
+    def text(self) -> str:
+        return openapi_page.page()
+
+
+class Interfaces(Generated):
+    source = "broker/interfaces"
+
+    def text(self) -> str:
         for source in Path(broker.interfaces.__file__).parent.glob("*.py"):
             self.env.note_dependency(str(source))
-        text = interfaces_page.page(broker.interfaces, _converted)
-        lines = StringList(text.splitlines(), source="broker/interfaces")
-        section = nodes.section()
-        self.state.nested_parse(lines, self.content_offset, section, match_titles=True)
-        return section.children
+        return interfaces_page.page(broker.interfaces, _converted)
 
 
 def _converted(docstring: str) -> list[str]:
@@ -82,3 +104,5 @@ def setup(app: Sphinx) -> None:
     app.add_directive("settings", Settings)
     app.add_directive("commands", Commands)
     app.add_directive("interfaces", Interfaces)
+    app.add_directive("frames", Frames)
+    app.add_directive("openapi", OpenApi)
