@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 import pytest_twisted
 
-from tests.app.test_client_commands import Developer
 from tests.support.daemon import ROOT, Daemon
+from tests.support.developer import Developer
 from tests.support.processes import Program
 
 PAGE = ROOT / "docs" / "command-line.rst"
