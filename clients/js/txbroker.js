@@ -197,9 +197,13 @@ function makeClient(url = '/v1/ws', wanted = {}) {
 			greet(token);
 		});
 		on('message', ({ data }) => received(data));
-		on('error', ({ message }) => { problem = message || problem; });
 		// The package ws says the status of an answer, browsers do not.
-		on('close', ({ code, reason }) => lost(+(/response: (\d+)$/.exec(problem)?.[1] ?? code), reason || problem));
+		const closed = ({ code = 1006, reason }) => lost(+(/response: (\d+)$/.exec(problem)?.[1] ?? code), reason || problem);
+		on('close', closed);
+		on('error', ({ message }) => {
+			problem = message || problem;
+			if (state === 'connecting') closed({}); // Node 22 says nothing else of a connection that was not made
+		});
 	}
 
 	function greet(token) {

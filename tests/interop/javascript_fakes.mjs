@@ -57,6 +57,7 @@ export class FakeSocket {
   opens() { this.onopen({}); }
   gives(frame) { this.onmessage({ data: JSON.stringify(frame) }); }
   ends(code = 1006, reason = '') { this.onclose({ code, reason }); }
+  fails(message) { this.onerror({ message }); }
 
   // The newest call of a method that is not answered yet.
   call(method) {

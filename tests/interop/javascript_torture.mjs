@@ -1,11 +1,11 @@
 // Calls, publishes, enqueues, follows and works behind a network that fails; says what has come of it.
-import WebSocket from 'ws';
+import ws from 'ws';
 import { Client, ClientError } from '../../clients/js/txbroker.js';
 
 const [url, total] = [process.argv[2], Number(process.argv[3])];
 const [TOPIC, QUEUE, CURSOR, PROCEDURE, WORKERS] = ['torture.events', 'torture', 'torture-tail', 'torture.echo', 16];
 const options = {
-  WebSocket, pingInterval: 0.4, pingTimeout: 0.4, firstWait: 0.02, maxWait: 0.2, connectTimeout: 2, timeout: 20,
+  WebSocket: globalThis.WebSocket ?? ws, pingInterval: 0.4, pingTimeout: 0.4, firstWait: 0.02, maxWait: 0.2, connectTimeout: 2, timeout: 20,
 };
 const say = (word, value) => console.log(JSON.stringify([word, value]));
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));

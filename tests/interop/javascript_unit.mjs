@@ -92,6 +92,33 @@ test('an attempt that is not ready in time is given up', async () => {
   await end();
 });
 
+test('an attempt that has failed is over, whether a close is told or not', async () => {
+  const { client, clock, notices, end } = made();
+  client.connect();
+  await settle();
+  FakeSocket.last.fails('connect ECONNREFUSED');
+  FakeSocket.last.ends();
+  assert.deepEqual(notices.map(({ kind, code, reason }) => [kind, code, reason]), [
+    ['connecting', 0, ''], ['waiting', 1006, 'connect ECONNREFUSED'],
+  ]);
+  await clock.advance(1);
+  FakeSocket.last.greets();
+  FakeSocket.last.fails('ECONNRESET');
+  assert.equal(client.state, 'ready');
+  await end();
+});
+
+test('a handshake that is refused for good ends it, where its status is told', async () => {
+  for (const [status, type] of [[400, 'Invalid'], [401, 'Unauthenticated'], [403, 'Denied']]) {
+    const { client, end } = made();
+    const outcome = failure(client.connect());
+    await settle();
+    FakeSocket.last.fails(`Unexpected server response: ${status}`);
+    assert.ok(await outcome instanceof txbroker[type]);
+    await end();
+  }
+});
+
 test('a silent broker is asked, and then left', async () => {
   const { client, clock, end } = await connected({ pingInterval: 20, pingTimeout: 10 });
   await clock.advance(20);
