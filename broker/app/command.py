@@ -10,7 +10,7 @@ from contextlib import suppress
 import click
 
 from broker import __version__
-from broker.app.commands import calls, doctor, importing, jobs, kv, live, maintenance, settings, tokens, topics
+from broker.app.commands import bench, calls, doctor, importing, jobs, kv, live, maintenance, settings, tokens, topics
 from broker.app.commands.console import FAILED, INTERRUPTED, WRONG, Group, Usage, json_option, show, write
 
 COMMANDS: tuple[click.Command, ...] = (
@@ -34,6 +34,7 @@ COMMANDS: tuple[click.Command, ...] = (
     jobs.work,
     jobs.dead,
     kv.kv,
+    bench.bench,
     doctor.doctor,
 )
 
