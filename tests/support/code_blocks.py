@@ -8,7 +8,7 @@ What a block is, is told by its language or, in a literal block, by what it look
 ``javascript`` the same, under Node
 ``html``       a page, in a browser
 ``text``       what the program before it prints, or the page shows
-``toml``       a permissions file; with ``:caption:``, a file
+``toml``       a permissions file, or entry points
 ``json``       a text that must be JSON
 ``frames``     what passes over a WebSocket: ``> sent`` and ``< received``, or ``a > sent`` of several clients
 ``frame``      one frame that the broker sends

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sys
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
 from broker.access.permissions import read_permissions
+from broker.app.dialects import ENTRY_POINTS
 from broker.config.settings import Settings, SettingsError
 from tests.support.browser import Browser
 from tests.support.chromium import Page
@@ -106,7 +108,7 @@ class PageRun:
             case "json" | "frame":
                 json.loads(block.text.replace("…", ""))
             case "toml":
-                self._permissions(block)
+                self._toml(block)
             case "settings":
                 assert _settings_problems(block.text) == [], block
             case _:
@@ -235,7 +237,12 @@ class PageRun:
             self._ids[json.loads(shown)["id"]] = json.loads(received)["id"]
         assert pattern_of(self._with_ids(shown)).fullmatch(received), f"{block}\n{shown}\n{received}"
 
-    def _permissions(self, block: Block) -> None:
+    def _toml(self, block: Block) -> None:
+        """Check a permissions file, or the entry points of a plugin."""
+        document = tomllib.loads(block.text)
+        if "project" in document:
+            assert set(document["project"]["entry-points"]) == {ENTRY_POINTS}, block
+            return
         path = self.directory / "permissions.toml"
         path.write_text(block.text, "utf-8")
         read_permissions(path, None)
