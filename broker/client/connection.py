@@ -41,6 +41,7 @@ class Connection:
         state: of now.
         end: why it does not come back; None: it does.
         identity: who the client is to the broker, once it was said.
+        url: of the present or the last attempt.
     """
 
     owner: Owner
@@ -48,6 +49,7 @@ class Connection:
     state: State = attrs.field(default=State.IDLE, init=False)
     end: ClientError | None = attrs.field(default=None, init=False)
     identity: Identity | None = attrs.field(default=None, init=False)
+    url: str = attrs.field(default="", init=False)
     _liveness: Liveness = attrs.field(init=False)
     _backoff: Backoff = attrs.field(init=False)
     _starts: list[Outcome[Identity]] = attrs.field(factory=list, init=False)
@@ -195,7 +197,7 @@ class Connection:
         urls, options = self.owner.options.urls, self.owner.options
         self.state, self._place = State.CONNECTING, self._place + 1
         self._timer = self.owner.timers.after(options.connect_timeout, lambda: self.drop("not ready in time"))
-        url = options.address_of(urls[(self._place - 1) % len(urls)])
+        self.url = url = options.address_of(urls[(self._place - 1) % len(urls)])
         self.owner.notify(Notice("connecting", url.partition("?")[0]))
         if self.state is State.CONNECTING:  # the application may have closed it when it was told
             self.driver.connect(url)

@@ -27,10 +27,14 @@ T = TypeVar("T")
 PEM = re.compile(b"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
-def _words_of(error: BaseException | None) -> str:
-    """Return what an error of OpenSSL, or of the check of the host's name, says."""
-    told = error.args[0] if error is not None and error.args else ""
-    return told[0][-1] if isinstance(told, list) and told else str(error) or type(error).__name__
+def _distrust(error: BaseException | None) -> str:
+    """Return what is wrong with the certificate, if it is that for which a connection has ended; else ""."""
+    kind = type(error).__module__
+    if kind.startswith("service_identity."):
+        return f"the certificate is that of another host: {error}"
+    told = error.args[0] if kind == "OpenSSL.SSL" and error is not None and error.args else None
+    reasons = " ".join(str(part[-1]) for part in told) if isinstance(told, list) else ""
+    return reasons if "certificate" in reasons else ""
 
 
 class _Connection(WebSocketClientProtocol):
@@ -62,10 +66,11 @@ class _Connection(WebSocketClientProtocol):
             driver.core.disconnected(ABNORMAL, reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if not self.opened and type(reason.value).__module__.startswith(("OpenSSL.", "service_identity.")):
+        told = "" if self.opened else _distrust(reason.value)
+        if told:
             driver, self.driver = self.driver, None
             if driver is not None:
-                driver.untrusted(_words_of(reason.value))
+                driver.untrusted(told)
         super().connectionLost(reason)
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
@@ -112,16 +117,17 @@ class TwistedDriver(Driver):
 
     def prepare(self) -> None:
         """Read the certificates that are trusted."""
-        name = self.core.options.ca_file
+        name, found = self.core.options.ca_file, []
         try:
+            from OpenSSL.crypto import Error as Unreadable
             from twisted.internet.ssl import Certificate, trustRootFromCertificates
-
+        except ImportError:
+            raise Invalid("wss:// needs pyOpenSSL: pip install twisted[tls]") from None
+        try:
             if name:
                 found = [Certificate.loadPEM(each) for each in PEM.findall(Path(name).read_bytes())]
                 self._trusted = trustRootFromCertificates(found)
-        except ImportError:
-            raise Invalid("wss:// needs pyOpenSSL: pip install twisted[tls]") from None
-        except (OSError, ValueError) as error:
+        except (OSError, Unreadable) as error:
             raise Invalid(f"ca_file: {error}") from None
         if name and not found:
             raise Invalid(f"ca_file: there is no certificate in {name}")
