@@ -98,7 +98,11 @@ class EventItems(Items[Event]):
 
     def ready(self) -> Awaitable[Start]:
         """Wait until it is in place for the first time; ends with where it begins."""
+        self._reader.ready.listen(self._hold, self._hold)  # so that it is held until then
         return self._library.wait(self._reader.ready)
+
+    def _hold(self, _: object) -> None:
+        """Do nothing."""
 
     @property
     def gaps(self) -> Sequence[Gap]:

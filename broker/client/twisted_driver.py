@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from broker.client.connection import ABNORMAL
 from broker.client.driver import Driver, Token
-from broker.client.errors import Invalid
+from broker.client.errors import ClientError, Invalid
 from broker.client.notices import Notice
 from broker.client.outcomes import Outcome
 
@@ -202,7 +202,12 @@ class TwistedDriver(Driver):
     def wait(self, outcome: Outcome[T], /) -> Deferred[T]:
         """Return a Deferred of *outcome*."""
         deferred: Deferred[T] = Deferred(lambda _: outcome.cancel())
-        outcome.listen(deferred.callback, lambda error: deferred.errback(Failure(error)))
+
+        def fail(error: ClientError) -> None:
+            if not deferred.called:  # what can not be cancelled goes on without it
+                deferred.errback(Failure(error))
+
+        outcome.listen(lambda result: None if deferred.called else deferred.callback(result), fail)
         return deferred
 
     async def wait_at_most(self, outcome: Outcome[None], seconds: float) -> None:

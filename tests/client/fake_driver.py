@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -28,6 +29,7 @@ class FakeDriver:
     urls: list[str] = attrs.field(factory=list)
     notices: list[Notice] = attrs.field(factory=list)
     invocations: list[Invocation] = attrs.field(factory=list)
+    on_notice: Callable[[Notice], object] | None = None
 
     def connect(self, url: str) -> None:
         self.urls.append(url)
@@ -53,6 +55,8 @@ class FakeDriver:
 
     def notify(self, notice: Notice) -> None:
         self.notices.append(notice)
+        if self.on_notice is not None:
+            self.on_notice(notice)
 
 
 class Bench:
