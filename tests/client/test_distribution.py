@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,12 @@ MODULES = sorted(f"broker.client.{path.stem}" for path in CLIENT.glob("*.py") if
 WHEEL = "wheel -q --no-index --no-build-isolation --no-deps -w".split()
 INSTALL = "install -q --no-index --no-deps --target".split()
 USED = {"attr": "attrs", "attrs": "attrs", "msgspec": "msgspec", "websockets": "websockets", "aiohttp": "aiohttp"}
-USED |= {"twisted": "twisted", "zope": "twisted", "autobahn": "autobahn"}  # Twisted brings zope.interface along
+USED |= {
+    "OpenSSL": "twisted",
+    "twisted": "twisted",
+    "zope": "twisted",
+    "autobahn": "autobahn",
+}  # Twisted brings zope.interface along
 PROGRAM = """
 import asyncio
 
@@ -76,6 +82,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(wheel: Path) -> Path:
     pip(*INSTALL, wheel.parent / "installed", wheel, cwd=wheel.parent)
     return wheel.parent / "installed"
+
+
+def test_the_page_tells_how_to_install_it():
+    # docs/clients/python.rst: what is installed here is installed by that, with what it demands.
+    page = (ROOT / "docs" / "clients" / "python.rst").read_text("utf-8")
+    (extras,) = re.findall(r"\n    \$ pip install '\./clients/python\[(\w+)\]'\n", page)
+    project = tomllib.loads((ROOT / "clients" / "python" / "pyproject.toml").read_text("utf-8"))["project"]
+    assert extras in project["optional-dependencies"]
 
 
 def modules_of(wheel: Path) -> set[str]:
