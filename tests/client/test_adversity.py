@@ -22,6 +22,7 @@ from broker.client.handles import EventItems
 from broker.client.readers import Reader
 from broker.client.states import State
 from broker.client.streams import Stream
+from broker.client.subscriptions import Subscription
 from broker.client.watches import Watch
 from tests.client.fake_driver import IDENTITY, Bench, End
 from tests.support.both_clients import LIBRARIES, Library
@@ -150,24 +151,28 @@ class Holder:
         function()
 
 
+HOLDER: Any = Holder()
+
+
 def test_iterators_that_nobody_holds_are_closed():
     bench = Bench().connected()
     held: list[Any] = []
     for number in range(5000):
         reader = Reader(bench.core, f"t{number % 50}", Stream(10))
         bench.core.subscribe(reader)
-        items: Any = EventItems(Holder(), reader)
+        items: Any = EventItems(HOLDER, reader)
         if number % 1000 == 0:
             held.append(items)
     del items, reader
     gc.collect()
     (subscription,) = bench.core.registry.all()
+    assert isinstance(subscription, Subscription)
     assert (subscription.name, len(subscription.readers)) == ("t0", 5)
     held.clear()
     assert bench.core.registry.found == {}
     present = Reader(bench.core, "chat", Stream(10), presence=True)
     bench.core.subscribe(present)
-    EventItems(Holder(), present)
+    EventItems(HOLDER, present)
     assert not present.ended
 
 
