@@ -21,8 +21,11 @@ from release.interpreters import ADVICE, VERSIONS, interpreter
 ROOT = Path(__file__).parent.parent
 MAX_DISTRIBUTIONS = 32
 TIMEOUT = 1800.0  # seconds for one command
-# Of the suite what runs most of the code in a process, and what starts the installed `twistd broker`.
-TESTS = ("tests/core", "tests/peer", "tests/protocols", "tests/app/test_tap.py", "tests/bridge/test_events.py")
+# Of the suite: the core within one process, and the installed `twistd broker`, alone and three with a Redis.
+SUITES = {
+    "not processes and not soak": ("tests/core", "tests/peer", "tests/access", "tests/config"),
+    "not soak": ("tests/app/test_tap.py", "tests/bridge/test_events.py"),
+}
 
 
 class Failed(Exception):
@@ -75,9 +78,11 @@ def try_wheel(version: str, python: Path, wheel: Path, sources: Path, place: Pat
         raise Failed(f"{version}: pip install brings {count} distributions, more than {MAX_DISTRIBUTIONS}")
     run(*pip, "install", "--quiet", f"{wheel}[redis,tls,test]")
     run(*pip, "check")
-    tests = ("-m", "pytest", "-q", "-n", "2", "-m", "not soak", *TESTS)
-    last = run(place / "bin" / "python", *tests, cwd=sources).splitlines()[-1]
-    return f"{version}: {count} distributions; {last}"
+    found = []
+    for marks, tests in SUITES.items():
+        pytest = ("-m", "pytest", "-q", "-n", "2", "-m", marks, *tests)
+        found.append(run(place / "bin" / "python", *pytest, cwd=sources).splitlines()[-1])
+    return f"{version}: {count} distributions; {'; '.join(found)}"
 
 
 def unpack_tests(archive: Path, place: Path) -> Path:
