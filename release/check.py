@@ -96,7 +96,7 @@ def unpack_tests(archive: Path, place: Path) -> Path:
 
 
 def check(place: Path) -> list[str]:
-    """Return the versions of Python on which the wheel was tried."""
+    """Build the archives, and return the versions of Python on which the wheel was tried."""
     if changed := run("git", "status", "--porcelain").splitlines():
         print(f"not committed, and not in the archives: {len(changed)} files")
     wheel, archive = sorted(build_twice(place), key=lambda path: path.suffix, reverse=True)
@@ -104,6 +104,11 @@ def check(place: Path) -> list[str]:
     for path in (archive, wheel):
         shutil.copy(path, ROOT / "dist")
         print(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  dist/{path.name}", flush=True)
+    return try_versions(wheel, archive, place)
+
+
+def try_versions(wheel: Path, archive: Path, place: Path) -> list[str]:
+    """Try *wheel* on each Python that the machine has, say which it has not, and return the versions it was tried on."""
     tried = []
     for version in VERSIONS:
         if (python := interpreter(version)) is None:
