@@ -62,6 +62,7 @@ release-check: .venv/.release
 
 clean:
 	rm -rf .venv tests/interop/node_modules docs/_build build dist *.egg-info .coverage* .hypothesis
+	rm -rf examples/pair/node_modules examples/plugin/build
 	rm -rf .pytest_cache .mypy_cache .ruff_cache twisted/plugins/dropin.cache
 
 .venv/bin/pip:
