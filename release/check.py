@@ -108,7 +108,7 @@ def check(place: Path) -> list[str]:
 
 
 def try_versions(wheel: Path, archive: Path, place: Path) -> list[str]:
-    """Try *wheel* on each Python that the machine has, say which it has not, and return the versions it was tried on."""
+    """Try *wheel* on each Python that is there, say which are not, and return the versions it was tried on."""
     tried = []
     for version in VERSIONS:
         if (python := interpreter(version)) is None:
