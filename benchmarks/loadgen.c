@@ -16,9 +16,10 @@
  *           get, W of each connection at a time: added, delivered, done
  *   poll    N long polls wait on one channel, a POST every I milliseconds
  *   idle    N connections that say nothing: memory and CPU to connect
- * Kinds (what is spoken): owlmeans, sio, micro, nats over WebSocket; ganomede,
- * nchan, and server-sent events, sse and nchansse, over HTTP.  micro is
- * MicroStream's request and response on Socket.IO.
+ * Kinds (what is spoken): owlmeans, sio, micro, nats and limit over WebSocket;
+ * mqtt over TCP; ganomede, nchan, and server-sent events, sse and nchansse, over
+ * HTTP.  micro is MicroStream's request and response on Socket.IO, limit what
+ * peers/limit.c says.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -55,7 +56,7 @@ struct conn {
 
 struct kind {
     const char *name;
-    int websocket;
+    enum { OVER_HTTP, OVER_WEBSOCKET, OVER_TCP } carrier;
     void (*open)(struct conn *);
     void (*call)(struct conn *);
     void (*frame)(struct conn *, char *, size_t);
@@ -126,6 +127,7 @@ static void flush(struct conn *c) {
 }
 
 static void frame(struct conn *c, int opcode, const char *payload, size_t size) {
+    if (kind->carrier == OVER_TCP) { append(&c->out, payload, size); return; }
     unsigned char head[14]; int n = 0;
     head[n++] = 0x80 | opcode;
     if (size < 126) head[n++] = 0x80 | size;
@@ -398,6 +400,77 @@ static void nats_frame(struct conn *c, char *p, size_t n) {
     if (at) consumed(&c->stream, at);
 }
 
+/* limit: names of 16 bytes, then anything; see peers/limit.c */
+#define EVERYBODY "****************"
+#define THE_SERVICE "the service     "
+static void limit_open(struct conn *c) {
+    char name[17];
+    if (c->role == SERVICE) strcpy(name, THE_SERVICE); else sprintf(name, "client %-9d", c->index);
+    frame(c, 2, name, 16);
+}
+static void limit_call(struct conn *c) {
+    static char m[MEGABYTE];
+    sent(c);
+    frame(c, 2, m, fill(m, sprintf(m, THE_SERVICE "c%d-%lu\",\"", c->index, c->sent - 1), "\""));
+}
+static void limit_publish(struct conn *c) {
+    static char m[MEGABYTE];
+    published_at[published++ % (1 << 16)] = now();
+    frame(c, 2, m, fill(m, sprintf(m, EVERYBODY "\""), "\""));
+}
+static void limit_frame(struct conn *c, char *p, size_t n) {
+    if (!c->ready) { c->ready = 1; return; }
+    if (c->role == CALLER) { check_id(c, p, n); answered(c); limit_call(c); }
+    else if (c->role == SUBSCRIBER) heard();
+    else if (c->role == SERVICE) frame(c, 2, p, n); /* back to whom it came from */
+}
+
+/* mqtt: MQTT 3.1.1, quality of service 0 */
+static void mqtt_packet(struct conn *c, int kind_and_flags, const char *data, size_t size) {
+    static char m[MEGABYTE];
+    size_t n = 0, left = size;
+    m[n++] = kind_and_flags;
+    do { m[n++] = (left & 127) | (left > 127 ? 128 : 0); left >>= 7; } while (left);
+    memcpy(m + n, data, size);
+    frame(c, 2, m, n + size);
+}
+static size_t mqtt_text(char *out, const char *text) { size_t n = strlen(text); out[0] = n >> 8; out[1] = n; memcpy(out + 2, text, n); return n + 2; }
+static void mqtt_open(struct conn *c) {
+    char m[64], name[16];
+    size_t n = mqtt_text(m, "MQTT");
+    memcpy(m + n, "\4\2\0\0", 4);  /* version, clean session, no keep-alive */
+    sprintf(name, "c%d", c->index);
+    mqtt_packet(c, 0x10, m, n + 4 + mqtt_text(m + n + 4, name));
+}
+static void mqtt_publish(struct conn *c) {
+    static char m[MEGABYTE];
+    published_at[published++ % (1 << 16)] = now();
+    size_t n = mqtt_text(m, "news");
+    mqtt_packet(c, 0x30, m, n + fill(m + n, sprintf(m + n, "[\""), "\"]"));
+}
+static void mqtt_read(struct conn *c, int type) {
+    char m[32] = {0, 1};
+    if (type == 2 && c->role == SUBSCRIBER) { size_t n = 2 + mqtt_text(m + 2, "news"); m[n++] = 0; mqtt_packet(c, 0x82, m, n); }
+    else if (type == 2 || type == 9) c->ready = 1;
+    else if (type == 3) heard();
+    else complain("mqtt", "another packet", 14);
+}
+static void mqtt_frame(struct conn *c, char *p, size_t n) {
+    append(&c->stream, p, n);
+    size_t at = 0;
+    for (;;) {
+        unsigned char *q = (unsigned char *)c->stream.data + at;
+        size_t left = c->stream.len - at, size = 0, head = 1; int shift = 0;
+        while (head < left && q[head] & 128) { size |= (size_t)(q[head++] & 127) << shift; shift += 7; }
+        if (head >= left) break;
+        size |= (size_t)q[head++] << shift;
+        if (left < head + size) break;
+        mqtt_read(c, q[0] >> 4);
+        at += head + size;
+    }
+    if (at) consumed(&c->stream, at);
+}
+
 /* ganomede: the event log over HTTP, ours and the original's alike */
 static void post(struct conn *c, const char *path, const char *type, const char *body, size_t size) {
     char head[512];
@@ -485,14 +558,16 @@ static void sse_answer(struct conn *c, char *head, char *body, size_t size) {
 }
 
 static const struct kind kinds[] = {
-    {"owlmeans", 1, owl_open, owl_call, owl_frame, owl_publish, 0},
-    {"sio", 1, sio_open, sio_call, sio_frame, sio_publish, 0},
-    {"micro", 1, sio_open, micro_call, micro_frame, 0, 0},
-    {"nats", 1, nats_open, nats_call, nats_frame, nats_publish, 0},
-    {"ganomede", 0, gano_open, gano_call, 0, gano_publish, gano_answer},
-    {"nchan", 0, gano_open, 0, 0, nchan_publish, nchan_answer},
-    {"sse", 0, sse_open, 0, sse_stream, sse_publish, sse_answer},
-    {"nchansse", 0, sse_open, 0, sse_stream, nchan_publish, sse_answer},
+    {"owlmeans", OVER_WEBSOCKET, owl_open, owl_call, owl_frame, owl_publish, 0},
+    {"sio", OVER_WEBSOCKET, sio_open, sio_call, sio_frame, sio_publish, 0},
+    {"micro", OVER_WEBSOCKET, sio_open, micro_call, micro_frame, 0, 0},
+    {"nats", OVER_WEBSOCKET, nats_open, nats_call, nats_frame, nats_publish, 0},
+    {"limit", OVER_WEBSOCKET, limit_open, limit_call, limit_frame, limit_publish, 0},
+    {"mqtt", OVER_TCP, mqtt_open, 0, mqtt_frame, mqtt_publish, 0},
+    {"ganomede", OVER_HTTP, gano_open, gano_call, 0, gano_publish, gano_answer},
+    {"nchan", OVER_HTTP, gano_open, 0, 0, nchan_publish, nchan_answer},
+    {"sse", OVER_HTTP, sse_open, 0, sse_stream, sse_publish, sse_answer},
+    {"nchansse", OVER_HTTP, sse_open, 0, sse_stream, nchan_publish, sse_answer},
 };
 
 static void read_frames(struct conn *c) {
@@ -533,8 +608,9 @@ static void readable(struct conn *c) {
     if (n < 0 && errno == EAGAIN) return;
     if (n <= 0) { fprintf(stderr, "connection %d lost: %s\n", c->index, n ? strerror(errno) : "end of file"); exit(4); }
     c->in.len += n;
-    if (!kind->websocket && c->role == SUBSCRIBER) { kind->frame(c, c->in.data, c->in.len); return; }
-    if (!kind->websocket) { read_answers(c); flush(c); return; }
+    if (kind->carrier == OVER_TCP) { kind->frame(c, c->in.data, c->in.len); consumed(&c->in, c->in.len); flush(c); return; }
+    if (kind->carrier == OVER_HTTP && c->role == SUBSCRIBER) { kind->frame(c, c->in.data, c->in.len); return; }
+    if (kind->carrier == OVER_HTTP) { read_answers(c); flush(c); return; }
     if (!c->handshaken) {
         char *end = memmem(c->in.data, c->in.len, "\r\n\r\n", 4);
         if (!end) return;
@@ -575,14 +651,14 @@ static void connect_one(struct conn *c) {
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     fcntl(c->fd, F_SETFL, O_NONBLOCK);
     watch(c, EPOLLIN, EPOLL_CTL_ADD);
-    if (kind->websocket) {
+    if (kind->carrier == OVER_WEBSOCKET) {
         char m[512], name[48] = "";
         if (kind->call == micro_call) sprintf(name, c->role == SERVICE ? "&serviceName=svc" : "&serviceName=c%d", c->index);
         append(&c->out, m, sprintf(m, "GET %s%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", opt.path, name, opt.port));
     } else kind->open(c);
     flush(c);
     uint64_t limit = now() + 10000000000ull;
-    while (kind->websocket && !c->handshaken && now() < limit) turn(100);
+    while (kind->carrier == OVER_WEBSOCKET && !c->handshaken && now() < limit) turn(100);
 }
 static void all_ready(void) {
     uint64_t limit = now() + 20000000000ull;

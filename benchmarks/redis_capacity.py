@@ -68,7 +68,8 @@ async def one_node(redis: RedisServer) -> None:
     """Measure the store and the bus in this process."""
     store: Any = open_store(redis.url, clock=reactor, prefix="bench:", announce=True)
     bus: Any = open_bus(redis.url, "bench", reactor=reactor, prefix="bench:")
-    bus.source, heard = StoreEventSource(store), []
+    bus.source = StoreEventSource(store)
+    heard: list[Any] = []
     bus.deliver = heard.append
     store.startService()
     bus.startService()
@@ -79,7 +80,9 @@ async def one_node(redis: RedisServer) -> None:
 
     def append(number: int) -> Deferred[Any]:
         topic = f"channel {number % 100}"
-        return store.append(f"event/{topic}", Event(topic, "kind", BODY, "me", 1.0, origin="session", dialect="x"))
+        event = Event(topic, "kind", BODY, "me", 1.0, origin="session", dialect="x")
+        appended: Deferred[Any] = store.append(f"event/{topic}", event)
+        return appended
 
     def publish(topic: str) -> Callable[[int], Deferred[Any]]:
         return lambda number: bus.publish(Event(topic, "kind", BODY, "me", 1.0, origin="session", dialect="x"))

@@ -50,7 +50,7 @@ def best(work: Callable[[], object]) -> float:
 def main() -> None:
     """Measure, and print a line for each verb."""
     broker = make_broker()
-    peers = [broker.attach("test", "127.0.0.1") for _ in range(11)]
+    peers: list[Any] = [broker.attach("test", "127.0.0.1") for _ in range(11)]
     for peer in peers:
         peer.bind(Echo(peer))
     client, *others = peers

@@ -158,4 +158,9 @@ def writes_at_once(target: Target) -> None:
     for link in links:
         drain(link)
     value = frame({"op": 2, "key": "k", "value": LARGE, "messageId": 1})
-    target.repeat(lambda: [link.socket.sendall(value) for link in links])
+
+    def write() -> None:
+        for link in links:
+            link.socket.sendall(value)
+
+    target.repeat(write)
