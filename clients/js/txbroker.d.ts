@@ -132,7 +132,7 @@ export interface Registered<T, R = unknown> extends Items<T> { readonly ready: P
 export interface Events<T = any> extends Registered<Event<T>, Start> {
   /** What could not be had, the latest of it. */
   readonly gaps: Gap[];
-  /** Where a subscription with `from` or `cursor` is: of the last event that has come. */
+  /** Where a subscription to a topic is: of the last stored event that has come. */
   readonly position: Position | undefined;
 }
 
@@ -173,7 +173,7 @@ export interface Draft {
 }
 
 export interface SubscribeOptions {
-  /** With this or a cursor it goes on after a loss where it was. */
+  /** Where it begins; default: with what is new.  After a loss it goes on where it was. */
   from?: Position | number | 'start' | 'new' | Record<string, Position>;
   cursor?: string;
   /** Whether your own live events come, too. */
@@ -199,8 +199,11 @@ export interface ServeOptions { mode?: 'single' | 'roundrobin' | 'leastbusy'; ma
 export interface Registration { readonly ready: Promise<unknown>; close(): void }
 
 export class Client {
-  /** Default: /v1/ws of the host that the page is from.  `http:` and `https:` stand for `ws:` and `wss:`. */
-  constructor(url?: string | URL, options?: Options);
+  /**
+   * Default: /v1/ws of the host that the page is from.  `http:` and `https:` stand for `ws:` and `wss:`.
+   * Of several nodes, each attempt takes the next.
+   */
+  constructor(url?: string | URL | (string | URL)[], options?: Options);
   /** "idle", "connecting", "greeting", "ready", "waiting", "closing" or "stopped". */
   readonly state: string;
   /** The client id that the broker knows it by; "" before it is connected. */
@@ -283,7 +286,8 @@ export class Unauthenticated extends ClientError {}
 export class Denied extends ClientError {}
 export class Invalid extends ClientError {}
 export class TooLarge extends ClientError {}
-export class RateLimited extends ClientError {}
+/** `retryAfter`: seconds after which to try again. */
+export class RateLimited extends ClientError { readonly retryAfter: number }
 export class Unavailable extends ClientError {}
 export class Busy extends ClientError {}
 export class Cancelled extends ClientError {}

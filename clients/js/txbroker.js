@@ -35,11 +35,12 @@ const WIRE = {
 const LARGE = /:limit:(frame|presence|events|exclude|topics|value|snapshot|names|payload|message)$/;
 
 // Returns the error that the text `type|||message|||` means.
-function errorOf(text) {
+function errorOf(text, retryAfter = 1) {
 	const [type, message] = text.includes('|||') ? text.split('|||') : [, text], [, , why, head] = message.split(':');
 	const key = type === 'SocketErrorMessage' ? `:${why}` : type?.replace(/(?<=^AuthManagerError)(AuthenFailed|Unsupported)$/, '');
 	const found = LARGE.test(message) ? TooLarge : WIRE[key];
-	return found ? new found(message, found === Conflict && head > 0 && { head: +head }) : new CallFailed(message, type);
+	if (!found) return new CallFailed(message, type);
+	return new found(message, found === RateLimited ? { retryAfter } : found === Conflict && head > 0 && { head: +head });
 }
 const isRate = (err) => err?.message.endsWith(':limit:rate');
 const textOf = (err) => String(err?.message || err).replaceAll('|||', '').replace(/\|+$/, '');
@@ -87,12 +88,12 @@ function throttle(limit) {
 			recent++;
 			return true;
 		},
-		refuse() {
+		refuse(seconds) {
 			made.wait();
 			if (then < blocked) return; // it had been sent before that was known
 			refused = made.rate < Infinity ? made.rate : Math.max(1, recent * 0.7);
 			learnt = Math.max(1, refused / 2);
-			blocked = then + 1;
+			blocked = then + seconds;
 		},
 	};
 	return made;
@@ -138,10 +139,13 @@ function makeClient(url = '/v1/ws', wanted = {}) {
 	for (const name in wanted) if (!(name in DEFAULTS)) throw new Invalid(`no option: ${name}`);
 	const opts = { ...DEFAULTS, ...wanted }, WebSocket = opts.WebSocket ?? globalThis.WebSocket, page = globalThis.document;
 	if (!WebSocket) throw new Invalid('no WebSocket: use Node 22 or later, or `npm install ws` and the option WebSocket');
-	if (!URL.canParse(url, page?.baseURI)) throw new Invalid(`no URL: ${url}`);
-	const address = new URL(url, page?.baseURI);
-	address.protocol = address.protocol.replace('http', 'ws');
-	if (opts.name) address.searchParams.set('client', opts.name);
+	const addresses = [url].flat().map((each) => {
+		if (!URL.canParse(each, page?.baseURI)) throw new Invalid(`no URL: ${each}`);
+		const address = new URL(each, page?.baseURI);
+		address.protocol = address.protocol.replace('http', 'ws');
+		if (opts.name) address.searchParams.set('client', opts.name);
+		return address.href;
+	});
 	const counts = {
 		connections: 0, losses: 0, started: 0, succeeded: 0, failed: 0, timedOut: 0, cancelled: 0, resent: 0, late: 0,
 		events: 0, duplicates: 0, jobs: 0, served: 0, rateLimited: 0,
@@ -149,7 +153,7 @@ function makeClient(url = '/v1/ws', wanted = {}) {
 	const regs = new Map(), sent = new Map(), running = new Map(), listeners = new Map(), jobs = new Set(), life = new AbortController();
 	const starts = [], settles = [], auths = [], ended = deferred(), limiter = throttle(opts.rate);
 	let state = 'idle', outbox = new Map(), size = 0, number = 0, attempts = 0, refusals = 0, readyAt, heardAt;
-	let socket, identity, final, stateTimer, pingTimer, flushTimer;
+	let node = Math.floor(Math.random() * addresses.length), socket, identity, final, stateTimer, pingTimer, flushTimer;
 	const isReady = () => state === 'ready', isOpen = () => isReady() || state === 'greeting';
 	const canRenew = typeof opts.token === 'function';
 
@@ -189,7 +193,7 @@ function makeClient(url = '/v1/ws', wanted = {}) {
 		const token = await credential();
 		if (attempt !== socket) return;
 		if (token === undefined) return drop('no credential');
-		const made = socket = new WebSocket(address.href);
+		const made = socket = new WebSocket(addresses[node++ % addresses.length]);
 		let problem = page ? 'not reached, or TXBROKER_ALLOWED_ORIGINS does not name this page' : '';
 		const on = (type, work) => { made[`on${type}`] = (event) => made === socket && work(event); };
 		on('open', () => {
@@ -435,16 +439,16 @@ function makeClient(url = '/v1/ws', wanted = {}) {
 		outbox = new Map([...ops.map((op) => [op.id, op]), ...outbox]);
 	}
 
-	function answered({ id, type, payload }) {
-		const op = sent.get(id), error = type === 'error' ? errorOf(payload) : undefined;
+	function answered({ id, type, payload, retry_after }) {
+		const op = sent.get(id), error = type === 'error' ? errorOf(payload, retry_after) : undefined;
 		if (op?.ended) {
 			counts.late++;
 			op.end();
 			error || op.onLate(payload);
 		} else if (op && isRate(error)) {
 			counts.rateLimited++;
-			limiter.refuse();
-			notify('rate-limited', { error, delay: 1 });
+			limiter.refuse(error.retryAfter);
+			notify('rate-limited', { error, delay: error.retryAfter });
 			if (!op.again || !op.wait) return op.end(error);
 			op.sentAt = 0;
 			putBack([op]);
@@ -555,6 +559,7 @@ function makeClient(url = '/v1/ws', wanted = {}) {
 		function failed(error) {
 			// If it was in place before, who has its name now may be a connection that is dead.
 			const passing = isKnown ? /^(TIMEOUT|UNAVAILABLE|TAKEN|RATE_LIMITED)$/ : /^(TIMEOUT|UNAVAILABLE)$/;
+			if (reg.onRefused?.(error)) return;
 			notify('registration-failed', { reason: key, error });
 			if (!passing.test(error.code) && !isRate(error)) reg.end(error);
 			else if (!reg.ended) timer = after(Math.min(10, 0.5 * 2 ** failures++) * (0.5 + Math.random() / 2), reg.begin);
@@ -608,29 +613,38 @@ function makeClient(url = '/v1/ws', wanted = {}) {
 	}
 
 	function subscribe(topic, terms, callback) {
-		const resumes = terms.from ?? terms.cursor, isMany = !terms.exact && /[*>]/.test(topic), at = { __proto__: null };
-		let isBegun;
+		const isMany = !terms.exact && /[*>]/.test(topic), at = { __proto__: null };
+		const needed = terms.from ?? terms.cursor ?? terms.last; // what is stored; without them it can do with what is live
+		let isBegun, isLive;
 		const reg = register('subscribe', 'unsubscribe', topic, {
 			values() {
 				const found = isMany && Object.keys(at).length ? at : at[topic];
-				return withOptions([topic], isBegun ? { ...terms, last: undefined, from: resumes && (found ?? terms.from) } : terms);
+				const more = isBegun ? { last: undefined, from: found ?? terms.from } : needed === undefined && { from: 'new' };
+				return withOptions([topic], isLive ? terms : { ...terms, ...more });
 			},
 			onAnswer({ positions, epoch, id, lost }) {
+				if (isBegun && isLive) reg.onGap({ topic, why: 'away' });
 				isBegun = true;
-				if (resumes) Object.assign(at, positions ?? { [topic]: { epoch, id } });
+				if (epoch && !isLive) Object.assign(at, positions ?? { [topic]: { epoch, id } });
 				for (const gap of [lost ?? []].flat()) reg.onGap({ topic, ...gap });
+			},
+			onRefused({ code }) {
+				if (needed !== undefined || isLive || !/^(DENIED|INVALID|TOO_LARGE)$/.test(code)) return false;
+				isLive = true;
+				reg.begin();
+				return true;
 			},
 			onFrame(frame) {
 				const { topic: own = topic, name = own, sender = '', dt: time, epoch = '', cursor = '', content_type: contentType = '' } = frame;
 				const id = epoch ? frame.id : 0, position = epoch ? { epoch, id } : null;
-				if (id && resumes) {
+				if (id && !isLive) {
 					if (at[own]?.epoch === epoch && id <= at[own].id) return counts.duplicates++;
 					at[own] = position;
 				}
 				counts.events++;
 				reg.push({ topic: own, name, payload: payloadOf(frame), sender, time, id, epoch, position, cursor, contentType });
 				if (items.length < opts.maxUnread) return;
-				if (resumes) return reg.pause();
+				if (id && !isLive) return reg.pause();
 				if (items.length > opts.maxUnread) reg.onGap({ topic: own, why: 'slow', count: reg.clear(1).length });
 			},
 			covers: (name) => name === topic || (isMany && matches(topic, name)),

@@ -17,6 +17,7 @@ const tasks = {
     await Promise.all([client.connect(), caller.connect()]);
     const events = client.subscribe('events', { from: 'start' });
     const changes = client.watch('key');
+    const live = client.subscribe('live');
     const jobs = [];
     client.consume('queue', ({ payload }) => jobs.push(payload));
     client.serve('double', (number) => 2 * number);
@@ -29,14 +30,16 @@ const tasks = {
       await caller.publish('events', number, { durable: true, key: `k${number}` });
       await caller.enqueue('queue', number, { key: `j${number}` });
       await caller.set('key', String(number));
+      await caller.publish('live', number);
       const { payload: event } = (await events.next()).value;
       let change;
       do change = (await changes.next()).value.value; while (change !== String(number));
+      const { payload: passing } = (await live.next()).value;
       const result = await caller.call('double', [number]);
       const answers = [];
       for await (const answer of caller.request({ action: 'twice', number }, { replies: 2 })) answers.push(answer);
       while (jobs.length <= number || client.stats().pending) await new Promise((resolve) => setTimeout(resolve, 5));
-      say('round', { number, event, change, job: jobs[number], result, answers });
+      say('round', { number, event, passing, change, job: jobs[number], result, answers });
       const lost = number < 2 && [client, caller].map((each) => new Promise((resolve) => each.on('ready', resolve)));
       await told();
       if (lost) await Promise.all(lost);

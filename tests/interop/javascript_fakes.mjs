@@ -86,14 +86,14 @@ export class FakeSocket {
 }
 
 // A client with all of that; `close` checks that it leaves no timer.
-export function made(options = {}) {
+export function made(options = {}, url = 'ws://broker.test/v1/ws') {
   FakeSocket.all = [];
   const clock = new FakeClock();
   const putBack = clock.installed();
   const { random } = Math;
   Math.random = () => 0.5;
   const notices = [];
-  const client = new Client('ws://broker.test/v1/ws', { WebSocket: FakeSocket, ...options });
+  const client = new Client(url, { WebSocket: FakeSocket, ...options });
   client.on('*', (notice) => notices.push(notice));
   const kinds = () => notices.map(({ kind }) => kind);
   const end = async () => {

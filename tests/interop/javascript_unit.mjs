@@ -169,7 +169,7 @@ test('the network that is back ends a wait, and lets a connection be looked at',
 });
 
 test('close ends all that is under way with Closed, and waits for the other side no longer than it may', async () => {
-  const { client, clock } = await connected({ closeTimeout: 3 });
+  const { client, clock, end } = await connected({ closeTimeout: 3 });
   const [call, items] = [failure(client.call('p')), client.subscribe('t')];
   FakeSocket.last.answers('broker.subscribe', { subscribed: ['t'] });
   const next = items.next();
@@ -180,7 +180,7 @@ test('close ends all that is under way with Closed, and waits for the other side
   await clock.advance(3);
   await closed;
   assert.ok(await failure(client.connect()) instanceof txbroker.Closed);
-  assert.equal(clock.timers.size, 0);
+  await end();
 });
 
 test('a close code of its own kind ends it', async () => {
@@ -429,11 +429,16 @@ test('the rate falls when the broker refuses, and recovers', async () => {
   await end();
 });
 
-test('what can not be asked again ends with RateLimited', async () => {
-  const { client, end } = await connected();
+test('what can not be asked again ends with RateLimited, which says when to try again', async () => {
+  const { client, clock, end } = await connected();
   const outcome = failure(client.call('p'));
   FakeSocket.last.refuses('p', RATE);
-  assert.ok(await outcome instanceof txbroker.RateLimited);
+  assert.equal((await outcome).retryAfter, 1);
+  const later = failure(client.call('q'));
+  await clock.advance(2);
+  const { id } = FakeSocket.last.call('q');
+  FakeSocket.last.gives({ type: 'error', id, payload: RATE, retry_after: 0.02 });
+  assert.equal((await later).retryAfter, 0.02);
   await end();
 });
 
@@ -490,7 +495,41 @@ test('one of a pattern goes on by topic', async () => {
   await end();
 });
 
-test('a live one begins anew', async () => {
+test('one that names no beginning goes on, too', async () => {
+  const { client, clock, end } = await connected();
+  client.subscribe('t', () => {});
+  assert.deepEqual(begin({ subscribed: ['t'], epoch: 'e', id: 4 }).payload, ['t', { from: 'new' }]);
+  await comesBack(clock);
+  assert.deepEqual(begin({ subscribed: ['t'], epoch: 'e', id: 4 }).payload, ['t', { from: { epoch: 'e', id: 4 } }]);
+  await end();
+});
+
+test('one that may not read what is stored does without, and tells what may be missing', async () => {
+  const { client, clock, notices, end } = await connected();
+  const items = client.subscribe('t', { echo: true });
+  FakeSocket.last.refuses('broker.subscribe', 'ForbiddenAuthorizationError|||auth:authorization:forbidden:read:t|||');
+  assert.deepEqual(begin({ subscribed: ['t'] }).payload, ['t', { echo: true }]);
+  FakeSocket.last.gives(event(7));
+  await comesBack(clock);
+  assert.deepEqual(begin({ subscribed: ['t'] }).payload, ['t', { echo: true }]);
+  assert.deepEqual([items.length, items.gaps], [1, [{ topic: 't', why: 'away' }]]);
+  assert.ok(!notices.some(({ kind }) => kind === 'registration-failed'));
+  await end();
+});
+
+test('of several nodes each attempt takes the next', async () => {
+  const { client, clock, end } = made({}, ['ws://a.test/', 'ws://b.test/']);
+  client.connect();
+  for (let attempt = 0; attempt < 3; attempt += 1) {
+    await settle();
+    FakeSocket.last.ends();
+    await clock.advance(1);
+  }
+  assert.deepEqual(FakeSocket.all.map(({ url }) => url), ['ws://b.test/', 'ws://a.test/', 'ws://b.test/', 'ws://a.test/']);
+  await end();
+});
+
+test('one for the last events begins anew where nothing is stored', async () => {
   const { client, clock, end } = await connected();
   client.subscribe('t', { last: 1 }, () => {});
   assert.deepEqual(begin({ subscribed: ['t'] }).payload, ['t', { last: 1 }]);
@@ -539,7 +578,9 @@ test('a gap reaches the patterns that cover its topic', async () => {
 test('one that is refused ends with the error, and one whose name is held by the dead tries again', async () => {
   const { client, clock, kinds, end } = await connected();
   const items = client.subscribe('secret');
-  FakeSocket.last.refuses('broker.subscribe', 'ForbiddenAuthorizationError|||auth:authorization:forbidden:subscribe:secret|||');
+  const denied = 'ForbiddenAuthorizationError|||auth:authorization:forbidden:subscribe:secret|||';
+  FakeSocket.last.refuses('broker.subscribe', denied);
+  FakeSocket.last.refuses('broker.subscribe', denied); // without what is stored
   assert.ok(await failure(items.next()) instanceof txbroker.Denied);
   assert.ok(await failure(items.ready) instanceof txbroker.Denied);
   client.serve('p', () => 1);

@@ -27,6 +27,7 @@ async def test_it_goes_on_when_the_broker_is_stopped_and_killed(daemon: Daemon, 
         assert rounds[-1] == {
             "number": number,
             "event": number,
+            "passing": number,
             "change": str(number),
             "job": number,
             "result": 2 * number,

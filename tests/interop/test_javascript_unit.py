@@ -34,7 +34,7 @@ def cases() -> list[tuple[str, str, str]]:
 
 
 def test_the_cases_have_every_class_of_an_error_of_the_broker():
-    own = {"NotConnected", "ConnectionLost", "BufferFull", "Closed", "ClientError"}
+    own = {"Untrusted", "NotConnected", "ConnectionLost", "BufferFull", "Closed", "ClientError"}
     known = {name for name, each in vars(client).items() if isinstance(each, type) and issubclass(each, ClientError)}
     assert {name for _, _, name in cases()} == known - own
 
