@@ -198,5 +198,5 @@ def test_a_number_below_zero_is_no_option():
 def test_what_a_command_needs_is_not_imported_for_the_help_of_all():
     program = "import sys, broker.app.command; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    unwanted = ("broker.client", "broker.app.client.", "websockets")
+    unwanted = ("broker.client", "broker.app.client.", "broker.config.settings", "websockets", "twisted", "http")
     assert [name for name in loaded if name.startswith(unwanted)] == []

@@ -10,10 +10,9 @@ from urllib.parse import SplitResult, urlsplit
 import attrs
 
 from broker.app.commands.console import read_settings
-from broker.app.ports import url_of_port
-from broker.config.settings import DEFAULT_PORT
 from broker.errors import Invalid
 
+EXAMPLE = "http://localhost:8000"
 PATH = "v1/ws"  # of the native dialect
 SECURED = {"http": False, "ws": False, "https": True, "wss": True}  # schemes
 MAX_CREDENTIAL = 16384  # bytes of a file
@@ -81,6 +80,9 @@ def find_target(environ: Mapping[str, str], url: str, credential_file: str, **ot
     credential = _credential(environ, credential_file)
     if not given:
         # The settings are those of a daemon on this machine: its secret is for nobody else.
+        from broker.app.ports import url_of_port
+        from broker.config.settings import DEFAULT_PORT
+
         settings = read_settings()
         secured = bool(settings.tls_certificate_file)
         given = url_of_port(settings.listen, f"http://127.0.0.1:{DEFAULT_PORT}", secured=secured)
@@ -119,7 +121,7 @@ def native_url(text: str) -> str:
     except (KeyError, ValueError):
         fine = False
     if not fine:
-        raise Invalid(message=f"expected a URL such as http://localhost:{DEFAULT_PORT}, not {_without_secret(text)!r}")
+        raise Invalid(message=f"expected a URL such as {EXAMPLE}, not {_without_secret(text)!r}")
     if "@" in split.netloc or split.query:
         raise Invalid(message="others can see what is in a URL: use TXBROKER_CREDENTIAL or --credential-file")
     path = split.path + PATH if split.path.endswith("/") else split.path or f"/{PATH}"

@@ -7,15 +7,13 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from broker.app.admin_client import AdminClient, AdminError
-from broker.app.ports import url_of_port
-from broker.app.settings import read_settings as read
-from broker.config.environment import Environment
-from broker.config.settings import Settings
+# What a command needs is imported when it runs: for the help of all, nothing of it is.
+if TYPE_CHECKING:
+    from broker.config.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,7 +55,10 @@ def admin_option(command: F) -> F:
 
 def read_settings() -> Settings:
     """Return the settings of the environment; end with the status 2 if they can not be used."""
-    settings, problems = read(Environment(os.environ))
+    from broker.app.settings import read_settings
+    from broker.config.environment import Environment
+
+    settings, problems = read_settings(Environment(os.environ))
     if problems:
         print("txbroker:", *problems, sep="\n  ", file=sys.stderr)
         raise SystemExit(WRONG)
@@ -72,6 +73,8 @@ def node_option(command: F) -> F:
 
 def ask(admin: str | None, path: str, body: Any = None, **query: Any) -> Any:
     """Return what the admin API answers, or end with the status 1; the arguments are those of ``request``."""
+    from broker.app.admin_client import AdminError
+
     try:
         return request(admin, path, body, **query)
     except AdminError as error:
@@ -90,6 +93,9 @@ def request(admin: str | None, path: str, body: Any = None, **query: Any) -> Any
     Raises:
         AdminError: there was no answer, or it says no.
     """
+    from broker.app.admin_client import AdminClient
+    from broker.app.ports import url_of_port
+
     settings = read_settings()
     client = AdminClient(admin or url_of_port(settings.admin_listen), settings.admin_secret)
     given = {name: value for name, value in query.items() if value not in (None, "")}

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from twisted.internet.defer import Deferred
-from twisted.internet.task import react
 
-from broker.app.checks import NOT_INSTALLED
 from broker.app.commands.console import FAILED, WRONG, Usage, fail, json_option, read_settings, show
-from broker.app.store import make_store
-from broker.config.settings import Settings
-from broker.core.clocks import use_monotonic_time
 from broker.errors import BrokerError, Invalid
+
+if TYPE_CHECKING:
+    from broker.config.settings import Settings
 
 
 @click.command("import-ganomede", cls=Usage)
@@ -25,16 +22,22 @@ def import_ganomede(url: str, as_json: bool) -> None:
     Copies what a ganomede-events server has stored in its Redis, at URL, such as redis://localhost:6379, into the
     store that TXBROKER_STORE names.  It can be run again: what was imported already stays as it is.
     """
+    from twisted.internet.defer import Deferred
+    from twisted.internet.task import react
+
     settings = read_settings()
     react(lambda reactor: Deferred.fromCoroutine(_import(reactor, settings, url, as_json)))
 
 
 async def _import(reactor: Any, settings: Settings, url: str, as_json: bool) -> None:
-    use_monotonic_time(reactor)
-    # Imported here: the other commands do without the libraries of Redis.
     import attrs
 
+    from broker.app.checks import NOT_INSTALLED
     from broker.app.importer import import_ganomede
+    from broker.app.store import make_store
+    from broker.core.clocks import use_monotonic_time
+
+    use_monotonic_time(reactor)
 
     try:
         store = make_store(reactor, settings)

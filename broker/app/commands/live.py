@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import click
 
-from broker.app.admin_client import AdminError
 from broker.app.commands.console import (
     FAILED,
     WRONG,
@@ -138,6 +137,8 @@ def _rows(admin: str | None, name: str, limit: int, node: str = "", **query: Any
 
 def _of_nodes(nodes: Sequence[str], read: Callable[[str], T]) -> tuple[list[T], list[str]]:
     """Return what *read* returns for each of *nodes* that answers, and a sentence for each that does not."""
+    from broker.app.admin_client import AdminError
+
     found, problems = [], []
     for node in nodes:
         try:

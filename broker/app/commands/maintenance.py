@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from broker.app.commands.console import FAILED, WRONG, Usage, fail, json_option, read_settings, show, write
-from broker.config.addresses import is_redis
-from broker.config.settings import Settings
 from broker.errors import BrokerError, Invalid
-from broker.stores import database_path
+
+if TYPE_CHECKING:
+    from broker.config.settings import Settings
 
 
 @click.command(cls=Usage)
@@ -76,6 +76,9 @@ def compact(as_json: bool) -> None:
 
 def _store_path(settings: Settings) -> str:
     """Return the file of the store; end with the status 2 if it has none."""
+    from broker.config.addresses import is_redis
+    from broker.stores import database_path
+
     scheme, _, rest = settings.store.partition(":")
     if is_redis(settings.store):
         fail(

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from broker.app.checks import Attempts, problems_of
 from broker.app.commands.console import WRONG, Usage, json_option, read_settings, show, table, write
-from broker.app.dialects import load_dialects
-from broker.app.settings import read_settings as read
-from broker.config.environment import Environment
-from broker.config.example import env_text
-from broker.config.settings import Settings
+
+if TYPE_CHECKING:
+    from broker.config.settings import Settings
 
 
 @click.command(cls=Usage)
@@ -24,7 +22,10 @@ def check(as_json: bool) -> None:
     Reads all settings and the files that they name, and loads the dialects; nothing is opened and nothing listens.
     The status is 2 if anything is wrong, and everything that is stands on standard error.
     """
-    settings, found = read(Environment(os.environ))
+    from broker.app.settings import read_settings
+    from broker.config.environment import Environment
+
+    settings, found = read_settings(Environment(os.environ))
     problems = _problems(settings, found)
     if as_json:
         show({"ok": not problems, "problems": problems, "warnings": list(settings.warnings)})
@@ -42,6 +43,8 @@ def _problems(settings: Settings, found: list[str]) -> list[str]:
 
     from broker.app.backends import make_backends
     from broker.app.certificates import make_certificates
+    from broker.app.checks import Attempts, problems_of
+    from broker.app.dialects import load_dialects
     from broker.web.routes import Routes
 
     attempts = Attempts([*found, *problems_of(settings)])
@@ -61,6 +64,8 @@ def config(as_env: bool, changed: bool, as_json: bool) -> None:
 
     With --env, what is set stands there as it is in effect, but for secrets, and the rest is commented out.
     """
+    from broker.config.example import env_text
+
     settings = read_settings()
     rows = [{"name": name, "value": value, "source": source} for name, value, source in settings.describe()]
     if changed:

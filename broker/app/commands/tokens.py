@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from broker.access.web_tokens import could_name
 from broker.app.commands.console import (
     WRONG,
     Group,
@@ -23,7 +22,6 @@ from broker.app.commands.console import (
     write,
 )
 from broker.app.commands.durations import Duration
-from broker.core.clocks import MACHINE
 from broker.errors import Unauthenticated
 
 
@@ -75,6 +73,9 @@ def mint(
 
 def _web_token(settings: Any, sub: str, roles: tuple[str, ...], ttl: float) -> tuple[str, float]:
     import jwt
+
+    from broker.access.web_tokens import could_name
+    from broker.core.clocks import MACHINE
 
     if sub and not (could_name(sub) and sub.isprintable()):
         fail(f"--sub {sub!r} can not name a user", WRONG)
