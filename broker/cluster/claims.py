@@ -18,6 +18,7 @@ from broker.errors import BrokerError, NotDone, Taken
 log = Logger()
 
 BATCH = 40  # names that are claimed again at once: publications that go along wait for no more than that
+VISITS = 500  # names that are looked at together whether they must be claimed again: a millisecond
 PAUSE = 0.006  # seconds between two batches: 25,000 names are held again after 5 seconds, and others get their turn
 RELEASES = 200  # names that are given back in one operation
 RETRY = 0.5  # seconds until what was not done is tried again
@@ -51,6 +52,7 @@ class Claim:
         lease: the number of the lease under which the bus was asked last.
         asked: how it was asked for.
         held: the number of the last lease under which it was held here; 0 when it was given back since.
+        period: of the table, in which it was granted: it is held in that only.
         queued: whether it is in the queue.
         settled: who is told when the bus has answered.
         timer: of the next attempt.
@@ -64,6 +66,7 @@ class Claim:
     lease: int = 0
     asked: bool = False
     held: int = 0
+    period: int = 0
     queued: bool = False
     settled: list[Deferred[None]] = attrs.field(factory=list)
     timer: IDelayedCall | None = None
@@ -96,6 +99,8 @@ class Claims:
         self._bus, self._clock, self._is_needed = bus, clock, is_needed
         self._on_lost, self._on_new, self._on_renewed = lost, on_new, renewed
         self._claims: dict[str, Claim] = {}
+        self._period = 0  # ends with a lease, and when names may have been forgotten
+        self._unvisited: deque[Claim] = deque()  # may have been held in an earlier period
         self._alone: deque[Claim] = deque()  # to be claimed again: those first that are useless until then
         self._sharing: deque[Claim] = deque()
         self._renewing = False  # whether the queue has all names of a new lease
@@ -118,7 +123,10 @@ class Claims:
     def holds(self, name: str) -> bool:
         """Whether this node holds *name* now."""
         claim = self._claims.get(name)
-        return claim is not None and claim.state is State.HELD and bool(self._bus.lease)
+        return claim is not None and self._is_held(claim) and bool(self._bus.lease)
+
+    def _is_held(self, claim: Claim) -> bool:
+        return claim.state is State.HELD and claim.period == self._period
 
     def is_pending(self, name: str) -> bool:
         """Whether somebody here is about to hold *name*."""
@@ -141,7 +149,7 @@ class Claims:
                 raise Taken("exists", name)
             claim.shared = shared
         claim.pending += 1
-        if claim.state is State.STALE and not self._bus.lease:
+        if claim.state in (State.HELD, State.STALE) and not self._bus.lease:
             return claim, fail(NotDone("lease", message=LAPSED))
         waiting: Deferred[None] = Deferred(lambda cancelled: _drop(claim.waiting, cancelled))
         claim.waiting.append(waiting)
@@ -187,14 +195,13 @@ class Claims:
 
     def lapsed(self) -> None:
         """Hold nothing: the lease has ended."""
-        for claim in list(self._claims.values()):
-            self._happen(claim, Event.LAPSED)
+        self._period += 1  # each claim notices it when something happens to it: there may be very many
 
     def leased(self) -> None:
         """Claim everything again."""
         self._renewing = True
-        for claim in list(self._claims.values()):
-            self._happen(claim, Event.LEASED)
+        self._period += 1
+        self._unvisited = deque(self._claims.values())
         self._pump()
 
     def found(self, name: str) -> None:
@@ -206,6 +213,8 @@ class Claims:
     # Transitions.
 
     def _happen(self, claim: Claim, event: Event, error: BrokerError | None = None) -> None:
+        if claim.state is State.HELD and claim.period != self._period:
+            claim.state, _ = TRANSITIONS[State.HELD, Event.LAPSED]
         found = TRANSITIONS.get((claim.state, event))
         if found is None:
             return
@@ -250,7 +259,7 @@ class Claims:
         elif claim.asked != claim.shared:
             self._happen(claim, Event.CHANGED)  # the one who wanted it otherwise has gone
         else:
-            claim.held = lease
+            claim.held, claim.period = lease, self._period
             self._happen(claim, Event.GRANTED)
 
     def _not_answered(self, failure: Failure, claim: Claim) -> None:
@@ -341,6 +350,7 @@ class Claims:
 
     def _pump(self) -> None:
         """Claim the next names of the queue again."""
+        self._visit()
         if self._next is not None and self._next.active():
             self._next.cancel()
         self._next = None
@@ -363,12 +373,18 @@ class Claims:
             since = self._bus.unbroken_since  # what is held since before that, another node may have got meanwhile
             new = {claim.name for claim in self._batch if claim.held < since}
             self._bus.claim_all(names, new).addCallbacks(self._batch_answered, self._batch_failed).addErrback(_failed)
-        elif self._sharing or (self._alone and self._pause is None):
+        elif self._unvisited or self._sharing or (self._alone and self._pause is None):
             if self._next is None:
                 self._next = self._clock.callLater(PAUSE, self._pump)
         elif self._renewing and not self._alone:
             self._renewing = False
             self._on_renewed()
+
+    def _visit(self) -> None:
+        """Queue the next of those that were held before there was a new lease, or names may have been forgotten."""
+        unvisited = self._unvisited
+        for _ in range(min(VISITS, len(unvisited)) if self._bus.lease else 0):
+            self._happen(unvisited.popleft(), Event.LEASED)
 
     def _batch_answered(self, refused: Mapping[str, str]) -> None:
         batch, self._batch = self._batch, []

@@ -28,8 +28,8 @@ class Event(Enum):
     FAILED = "it is not known whether it was claimed, or it was under a lease that has ended"
     RELEASED = "given back"
     UNRELEASED = "it is not known whether it was given back"
-    LAPSED = "the lease has ended"
-    LEASED = "there is a new lease, or the names under it may have been forgotten"
+    LAPSED = "the lease has ended, or the names under it may have been forgotten"
+    LEASED = "there is a lease since"
 
 
 # What becomes of a name, and what is done.  What is not here changes nothing: while the bus has been asked for
@@ -44,7 +44,6 @@ TRANSITIONS: dict[tuple[State, Event], tuple[State, str]] = {
     (State.HELD, Event.JOIN): (State.HELD, "answer"),
     (State.HELD, Event.LEAVE): (State.RELEASING, "release"),
     (State.HELD, Event.LAPSED): (State.STALE, ""),
-    (State.HELD, Event.LEASED): (State.STALE, "queue"),
     (State.STALE, Event.JOIN): (State.STALE, "queue"),
     (State.STALE, Event.AGAIN): (State.CLAIMING, ""),
     (State.STALE, Event.LEAVE): (State.RELEASING, "release"),

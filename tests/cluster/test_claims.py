@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 
-from broker.cluster.claims import BATCH, PAUSE, RELEASES, RETRY, Claims
+from broker.cluster.claims import BATCH, PAUSE, RELEASES, RETRY, VISITS, Claims
 from broker.cluster.transitions import TRANSITIONS, Event, State
 from broker.errors import NotDone, Taken, Unavailable
 from broker.testing import value_of
@@ -471,3 +471,33 @@ def test_the_table_of_the_documentation_has_every_state_in_its_order():
     assert {(State[before], State[after]) for before, after in rows} == {
         (before, after) for (before, _), (after, _) in TRANSITIONS.items()
     }
+
+
+def test_many_names_are_looked_at_in_slices_and_none_is_held_before_it_is_claimed_again(node: Node) -> None:
+    names = [f"n{number}" for number in range(2 * VISITS)]
+    for name in names:
+        node.hold(name)
+        node.bus.answer()
+    assert all(map(node.claims.holds, names))
+    node.lapse()
+    node.renew()
+    assert len(node.claims._unvisited) == VISITS
+    assert not any(map(node.claims.holds, names))
+    asked = 0
+    while node.bus.answers:
+        asked += len(node.bus.answer({})[1])
+        node.clock.advance(PAUSE)
+    assert asked == len(names)
+    assert all(map(node.claims.holds, names))
+    assert node.renewed == 1
+
+
+def test_a_name_that_was_held_before_is_given_back_although_nothing_was_looked_at_yet(node: Node) -> None:
+    node.join()
+    node.bus.answer()
+    node.lapse()
+    assert node.state is State.HELD
+    node.bus.lease = 2
+    node.leave()
+    assert node.bus.answer(True) == ("release", "n")
+    assert len(node.claims) == 0

@@ -360,12 +360,20 @@ class Client:
         self.world.log(f"{self.name} is disconnected: {code} {reason}")
         peer, self.peer = self.peer, None
         if reason == "replaced":
+            self._check_replaced()
             for what in [what for what in self.wishes if what[0] == "name"]:
                 del self.wishes[what]
         self._over()
         if peer is not None:
             self.node.clock.callLater(0, peer.close)
         self.world.after(0.2 + self.chance.random(), self.connect)
+
+    def _check_replaced(self) -> None:
+        """Check that no name is taken from one who responds, at a node that has had its lease all the while."""
+        held = [each for each in self.history.held if each.client is self]
+        if held and not self.mute_until and self.node.lapsed < min(each.since for each in held):
+            names = [each.name for each in held]
+            self.world.violate("a name was taken away", f"{names} of {self.name} at {self.node.name}")
 
     def lose_process(self) -> None:
         """The node's process has ended."""

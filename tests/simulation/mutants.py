@@ -179,14 +179,14 @@ MUTANTS: dict[str, Mutant] = {
         "lapse",
         100,
         2,
-        Edit(Claims, "holds", "claim.state is State.HELD and bool(self._bus.lease)", "True"),
+        Edit(Claims, "holds", "self._is_held(claim) and bool(self._bus.lease)", "True"),
     ),
     "not claimed again": _mutant(
         "names that were held before the lease ended are not claimed under the next one",
         "lapse",
         100,
         0,
-        Edit(Claims, "leased", "self._happen(claim, Event.LEASED)", "pass"),
+        Edit(Claims, "_visit", "self._happen(unvisited.popleft(), Event.LEASED)", "unvisited.popleft()"),
     ),
     "route not purged": _mutant(
         "a callee is still looked for where its node has had a lease, until the link is given up",

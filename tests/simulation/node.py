@@ -44,6 +44,7 @@ class Node:
     Attributes:
         name: the same at each start.
         thawed: when it was frozen last and has gone on.
+        lapsed: when its lease has ended last.
         died: when it has ended without notice; 0.0: it has not.
         absences: from when to when it was frozen for longer than its lease, or that it has ended without notice.
     """
@@ -53,7 +54,7 @@ class Node:
         self.clock = NodeClock(world)
         self.network = Network(world, server, self.clock, f"{name}/{start}")
         self.clock.network = self.network  # type: ignore[attr-defined]
-        self.thawed = self.died = 0.0
+        self.thawed = self.died = self.lapsed = 0.0
         self.alive = True
         self.froze = 0.0
         self.absences: list[tuple[float, float]] = []
@@ -72,6 +73,7 @@ class Node:
         lease, lapsed = self.bus._lease, self.bus._lease._lapsed
 
         def on_lapse() -> None:
+            self.lapsed = self.world.now
             left = lease._end - lease.now()
             if left > 0 and not self.server.has_lost:
                 self.world.violate("a lease was lost", f"{self.name}: {left:.3f} s before its end")
