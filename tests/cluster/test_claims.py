@@ -501,3 +501,14 @@ def test_a_name_that_was_held_before_is_given_back_although_nothing_was_looked_a
     node.leave()
     assert node.bus.answer(True) == ("release", "n")
     assert len(node.claims) == 0
+
+
+def test_a_name_that_may_have_been_given_back_is_claimed_as_a_new_one(node: Node) -> None:
+    node.join()
+    node.bus.answer()
+    node.leave()
+    node.bus.answer(False)  # nobody knows; another node may have got it meanwhile
+    node.join()
+    node.clock.advance(RETRY)
+    assert node.bus.asked == [("claim_all", {"n": False})]
+    assert "n" in node.bus.new[-1]

@@ -219,4 +219,17 @@ FOUND: dict[str, Schedule] = {
             Step(8.31596264735839, "c3", "enqueue", ("queue:work",)),
         ),
     ),
+    "a name went back with the data to a node that had been cut off, and that another had by then": Schedule(
+        1,
+        2,
+        4,
+        (
+            Step(1.6, "c0", "perform", ("svc.one", False)),
+            Step(2.3, "n0", "stall", ("commands subscriber", 9.0)),
+            Step(6.0, "c1", "perform", ("svc.one", True)),
+            Step(7.9, "n1", "cut", ("commands", 1.5)),
+            Step(7.95, "redis", "back", (0.2, 1.2)),
+            Step(8.7, "c2", "call", ("svc.one", 1.0)),
+        ),
+    ),
 }

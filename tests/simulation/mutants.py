@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from broker.buses.redis import RedisBus
 from broker.buses.redis_lease import Lease
 from broker.buses.redis_recovery import GapRecovery
 from broker.cluster.calls import RemoteCalls
@@ -20,7 +21,8 @@ from broker.cluster.links import Links
 from broker.core.call_limits import LimitedProcedure
 from broker.redis.script import Script
 from broker.stores.redis_timeline import Timeline
-from tests.simulation.run import run_seed
+from tests.simulation.found import FOUND
+from tests.simulation.run import run_schedule, run_seed
 
 _sources: dict[Any, str] = {}  # of methods that were changed
 
@@ -51,6 +53,7 @@ class Mutant:
         seeds: in which it must be found, wherever they begin.
         first: of them that has found it.
         edits: several where the code has a second defence, which has to fail, too.
+        known: the schedule of ``FOUND`` that shows it, where seeds seldom do; "": the seeds do.
     """
 
     what: str
@@ -58,10 +61,15 @@ class Mutant:
     seeds: int
     first: int
     edits: tuple[Edit, ...]
+    known: str = ""
 
 
 def _mutant(what: str, theme: str, seeds: int, first: int, *edits: Edit) -> Mutant:
     return Mutant(what, theme, seeds, first, edits)
+
+
+def _known(what: str, known: str, *edits: Edit) -> Mutant:
+    return Mutant(what, "", 1, FOUND[known].seed, edits, known)
 
 
 # Not here, since nothing goes wrong with it:
@@ -173,6 +181,37 @@ MUTANTS: dict[str, Mutant] = {
             "return claim.pending > 0 or self._is_needed(claim.name)",
             "return claim.pending > 0",
         ),
+    ),
+    "those who are about to hold it not counted": _mutant(
+        "a name is given back that somebody is just getting",
+        "names",
+        100,
+        9,
+        Edit(Claims, "_needed", "claim.pending > 0 or ", ""),
+    ),
+    "loser not told": _mutant(
+        "whose name another node has got meanwhile is not told of it",
+        "lapse",
+        100,
+        2,
+        Edit(Claims, "_refuse", "self._on_lost(claim.name)", "pass"),
+    ),
+    "newcomers do not wait": _mutant(
+        "a name that nobody holds at a server that went back is given before those have come who held it",
+        "back",
+        100,
+        15,
+        Edit(Script, "local function claim(", "if new and #ids == 0 then", "if false then"),
+    ),
+    "names not reviewed": _known(
+        "names that were given back stay with their node where the data went back",
+        "names that a restored state had as held, and that were given back since, stayed with their node",
+        Edit(RedisBus, "_review", "self.found(name)", "pass"),
+    ),
+    "taken for held all the while": _known(
+        "a name that was held before a time without a lease is claimed as if nobody could have got it meanwhile",
+        "a name went back with the data to a node that had been cut off, and that another had by then",
+        Edit(Lease, "renewed", "self.unbroken_since = number", "pass"),
     ),
     "names not suspended": _mutant(
         "a node without a lease performs what another node may hold",
@@ -388,6 +427,10 @@ def _script(edit: Edit) -> tuple[Any, str, Any]:
 def find(name: str, limit: int = 0, first: int = 0) -> tuple[int, str] | None:
     """Return the first seed that finds a mutant and the violation, None when *limit* seeds, 0: its own, do not."""
     mutant = MUTANTS[name]
+    if mutant.known:
+        with mutated(name):
+            violations = run_schedule(FOUND[mutant.known]).violations
+        return (FOUND[mutant.known].seed, str(violations[0])) if violations else None
     with mutated(name):
         for seed in range(first, first + (limit or mutant.seeds)):
             violations = run_seed(seed, mutant.theme).violations
