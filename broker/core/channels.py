@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from broker.core.bounded import BoundedDict
 from broker.core.deadlines import Deadlines
+from broker.core.heads import Heads
 from broker.core.lives import life_end
 from broker.core.pages import decode_cursor, encode_cursor, is_over, read_last_page, read_page
 from broker.core.shares import Share
@@ -29,7 +30,6 @@ log = Logger()
 
 CURSOR = "cursor"  # the space of the clients' cursors
 MAX_MOVES = 10000  # cursors whose last move is remembered
-MAX_HEADS = 10000  # topics whose newest event is remembered, to wait for the next without a look into the store
 NOTICE_RETRY = 1.0  # seconds until what nodes notify each other of is stored again, or what could not be sent is sent
 MAX_NOTICES = 10000  # that wait for that, of each kind
 MAX_UNSENT_BYTES = 16 * 1024 * 1024  # of the bodies of those that could not be sent
@@ -92,7 +92,7 @@ class Channels:
         self._waiters: dict[str, dict[Waiter, None]] = {}
         self._deadlines: Deadlines[Waiter] = Deadlines(clock, self._wake_empty)
         self._moves: BoundedDict[str, Move] = BoundedDict(MAX_MOVES)
-        self._heads: BoundedDict[str, int] = BoundedDict(MAX_HEADS)
+        self._heads = Heads(store, bus, clock)
         self._unpublished: deque[Event] = deque()  # the rest of what was stored together
         self._notices: list[Event] = []  # by which nodes notify each other, and that the store has not taken yet
         self._unsent: deque[Event] = deque()  # that the bus has not taken, nor the store
@@ -287,6 +287,7 @@ class Channels:
                 if event is not None and event.id == after + 1:
                     return [event]
                 waiter.woken = Deferred()
+                # Also when the time is over: what another node has acknowledged may still be on its way here.
                 events = await self._read_again(topic, after, limit, max_bytes, page_bytes)
             return events
         finally:
@@ -301,15 +302,8 @@ class Channels:
 
     def arrived(self, event: Event) -> None:
         """Wake every poll that waits for *event*'s topic."""
-        # On a shared store there may be a later one that has not arrived yet.
-        topic = event.topic
-        if not self._store.shared:
-            known = self._heads.get(topic)
-            if known is None:
-                self._heads[topic] = event.id
-            elif event.id > known:
-                self._heads.replace(topic, event.id)
-        waiters = self._waiters.get(topic)
+        self._heads.arrived(event)
+        waiters = self._waiters.get(event.topic)
         if waiters is None:
             return
         for waiter in list(waiters):
@@ -318,7 +312,7 @@ class Channels:
 
     def age(self) -> None:
         """Forget heads of topics and moves of cursors that have been remembered for a while."""
-        self._heads.age(self._waiters.__contains__)
+        self._heads.age(self._waiters)
         self._moves.age()
 
     def drain(self) -> None:
@@ -327,7 +321,8 @@ class Channels:
         self.end_polls()
 
     def end_polls(self) -> None:
-        """End every waiting poll with no events."""
+        """End every waiting poll with no events: the store may have others now."""
+        self._heads.clear()
         for waiters in list(self._waiters.values()):
             for waiter in list(waiters):
                 self._wake_empty(waiter)
@@ -336,6 +331,7 @@ class Channels:
         """Cancel all timers, and try for the last time what waits to be sent."""
         self._draining = self._stopped = True
         self._deadlines.stop()
+        self._heads.stop()
         if self._retry is not None:
             self._retry.cancel()
             self._send_again()
@@ -417,7 +413,7 @@ class Channels:
         waiter = Waiter(topic, share)
         self._waiters.setdefault(topic, {})[waiter] = None
         if len(self._waiters[topic]) == 1:
-            self._bus.listen(topic)
+            self._heads.listen(topic)
         waiter.bucket = self._deadlines.add(waiter, timeout)
         return waiter
 
@@ -428,7 +424,7 @@ class Channels:
         self._leave_place(waiter.share)
         if not waiters:
             del self._waiters[waiter.topic]
-            self._bus.forget(waiter.topic)
+            self._heads.leave(waiter.topic)
 
     def _wake_empty(self, waiter: Waiter) -> None:
         waiter.over = True

@@ -11,6 +11,7 @@ from zope.interface.verify import verifyObject
 
 from broker.config.options import Retention
 from broker.core.channels import NOTICE_RETRY, Channels, StoreEventSource, cursor_key
+from broker.core.heads import KEPT_SECONDS
 from broker.errors import Invalid, NotDone, RateLimited, Unavailable
 from broker.interfaces import IEventSource
 from broker.messages import Addition, Event, Quota
@@ -24,6 +25,7 @@ class Bus:
     """Delivers nothing by itself; keeps what it is told."""
 
     shared = False
+    ready = ""
 
     def __init__(self):
         self.published = []
@@ -171,18 +173,101 @@ def test_at_the_known_end_of_a_topic_nothing_is_looked_up(room, monkeypatch):
     assert ids(poll) == [3]
 
 
-def test_on_a_shared_store_the_end_is_never_known(room):
+def elsewhere(room):
+    """Store an event as another node does: this one has not heard of it."""
+    return value_of(room.channels.post(Event("t", "n", b"1")))
+
+
+def test_on_a_shared_store_the_end_is_not_known_unless_somebody_has_waited_there(room):
     room.store.shared = True
     room.post()
-    value_of(room.channels.post(Event("t", "n", b"1")))  # by another node, and not heard of yet
+    elsewhere(room)
     assert ids(room.poll(after=1)) == [2]
 
 
+def hot(room):
+    """Let somebody get an event on a shared store, and ask for no other yet."""
+    room.store.shared = True
+    poll = room.poll()
+    room.post()
+    assert ids(poll) == [1]
+    assert room.bus.listening == ["t"]
+
+
+def test_at_the_end_of_a_hot_topic_of_a_shared_store_nothing_is_looked_up(room, monkeypatch):
+    hot(room)
+    for id in range(1, 4):
+        monkeypatch.setattr(room.channels, "read", None)
+        poll = room.poll(after=id)
+        room.wait(1)
+        monkeypatch.undo()
+        room.post()
+        assert ids(poll) == [id + 1]
+    assert room.bus.listening == ["t"]
+
+
+def test_what_another_node_has_stored_on_a_hot_topic_is_read_at_the_timeout_at_the_latest(room):
+    hot(room)
+    elsewhere(room)
+    poll = room.poll(after=1, timeout=1.0)
+    assert not poll.called
+    room.wait(1)
+    assert ids(poll) == [2]
+
+
+def test_a_topic_is_hot_for_as_long_as_it_is_listened_to(room):
+    hot(room)
+    room.wait(KEPT_SECONDS + 1)
+    assert room.bus.listening == []
+    elsewhere(room)
+    assert ids(room.poll(after=1)) == [2]
+
+
+def test_a_topic_is_hot_again_when_somebody_waits_in_time(room):
+    hot(room)
+    for _ in range(3):
+        room.wait(KEPT_SECONDS - 2)
+        poll = room.poll(after=1, timeout=0.5)
+        room.wait(1)
+        assert ids(poll) == []
+    assert room.bus.listening == ["t"]
+    room.wait(KEPT_SECONDS + 1)
+    assert room.bus.listening == []
+
+
+def test_no_topic_is_hot_while_the_bus_carries_nothing(room):
+    hot(room)
+    elsewhere(room)
+    room.bus.ready = "Redis is away"
+    assert ids(room.poll(after=1)) == [2]
+
+
+def test_no_topic_is_hot_when_the_store_has_others(room):
+    hot(room)
+    elsewhere(room)
+    room.channels.end_polls()
+    assert ids(room.poll(after=1)) == [2]
+
+
+def test_hot_topics_are_limited_and_none_is_left_at_the_end(room, monkeypatch):
+    monkeypatch.setattr("broker.core.heads.MAX_KEPT", 2)
+    room.store.shared = True
+    for topic in "abcd":
+        poll = room.poll(topic)
+        room.post(topic)
+        assert ids(poll) == [1]
+    assert room.bus.listening == ["a", "b"]
+    room.channels.stop()
+    assert room.bus.listening == []
+    assert room.clock.getDelayedCalls() == []
+
+
 def test_remembered_ends_are_limited(room):
-    room.channels._heads.size = 2
+    known = room.channels._heads._ids
+    known.size = 2
     for topic in "abcde":
         room.post(topic)
-    assert len(room.channels._heads) <= 2
+    assert len(known) <= 2
     assert ids(room.poll("a")) == [1]
 
 
