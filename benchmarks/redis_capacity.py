@@ -5,7 +5,9 @@ It starts a redis-server of its own, without files, so that the disk is not what
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,7 +17,9 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.task import react
+from twisted.internet.threads import deferToThread
 
+from benchmarks.servers import build_load
 from broker.buses import open_bus
 from broker.core.channels import StoreEventSource
 from broker.messages import Announcement, Event, KeyAnnouncement
@@ -96,6 +100,7 @@ async def one_node(redis: RedisServer) -> None:
 
     for flight in (1, 64, 512):
         await measure("append, announced", redis, 2000 if flight == 1 else 50_000, flight, append)
+    await measure("the same, a call for each", redis, 20_000, 64, pipelined(store, append))
     await measure("live event that nobody hears", redis, 50_000, 64, publish("unheard"))
     await measure("live event that this node hears", redis, 50_000, 64, publish("heard"))
     await measure("read of 10 events", redis, 20_000, 64, lambda n: store.read(f"event/channel {n % 100}", n % 400, 10))
@@ -110,6 +115,23 @@ async def one_node(redis: RedisServer) -> None:
 
 def _second(_: bytes, value: bytes) -> bytes:
     return value
+
+
+def pipelined(store: Any, do: Callable[[int], Deferred[Any]]) -> Callable[[int], Deferred[Any]]:
+    """Return what does the same in a call of the script for each operation, which waits for none before it."""
+    batcher = store._batcher
+
+    def submit(operation: Any) -> Deferred[Any]:
+        return Deferred.fromCoroutine(batcher.call(batcher.connection.protocol, operation.words))
+
+    def do_alone(number: int) -> Deferred[Any]:
+        batcher.submit = submit
+        try:
+            return do(number)
+        finally:
+            del batcher.submit
+
+    return do_alone
 
 
 async def nodes(redis: RedisServer, count: int) -> None:
@@ -144,6 +166,30 @@ async def nodes(redis: RedisServer, count: int) -> None:
         await daemon.stop()
 
 
+async def appends(redis: RedisServer, count: int) -> None:
+    """Measure durable publications by clients of *count* daemons at once, and what Redis uses for each."""
+    directory, load = Path(tempfile.mkdtemp(prefix="txbroker-")), build_load()
+    daemons = []
+    for number in range(count):
+        (directory / str(number)).mkdir()
+        store = {"TXBROKER_STORE": redis.url, "TXBROKER_REDIS_PREFIX": f"appends{count}:"}
+        daemons.append(await Daemon(directory / str(number), **store).start())
+    pids = ",".join(str(daemon.pid) for daemon in daemons)
+    words = [*"-m append -k owlmeans -n 32 -w 4 -d 4 -u / -P".split(), pids]
+    before = cpu_of(redis.program.pid)
+    running = [
+        await deferToThread(subprocess.Popen, [load, *words, "-p", str(daemon.port)], stdout=subprocess.PIPE)
+        for daemon in daemons
+    ]
+    seen = [json.loads((await deferToThread(each.communicate, timeout=60))[0]) for each in running]
+    rate, measured = sum(each["ops_per_s"] for each in seen), sum(each["ops"] for each in seen)
+    broker = max(each["cpu_us"] * each["ops"] for each in seen) / measured  # each has seen that of all daemons
+    of_redis = (cpu_of(redis.program.pid) - before) / (measured * 5 / 4) * 1e6  # one second more than was measured
+    print(f"{count} nodes: {rate:8.0f} appends/s   broker {broker:5.1f} µs   Redis {of_redis:5.1f} µs")
+    for daemon in daemons:
+        await daemon.stop()
+
+
 def _posted() -> bytes:
     return b'{"clientId":"w","secret":"any","channel":"c","from":"s","type":"T","data":%b}' % BODY
 
@@ -155,6 +201,8 @@ async def main() -> None:
         await one_node(redis)
         for count in (1, 2):
             await nodes(redis, count)
+        for count in (1, 2, 3):
+            await appends(redis, count)
     finally:
         await redis.kill()
 
