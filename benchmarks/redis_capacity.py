@@ -177,10 +177,7 @@ async def appends(redis: RedisServer, count: int) -> None:
     pids = ",".join(str(daemon.pid) for daemon in daemons)
     words = [*"-m append -k owlmeans -n 32 -w 4 -d 4 -u / -P".split(), pids]
     before = cpu_of(redis.program.pid)
-    running = [
-        await deferToThread(subprocess.Popen, [load, *words, "-p", str(daemon.port)], stdout=subprocess.PIPE)
-        for daemon in daemons
-    ]
+    running = [subprocess.Popen([load, *words, "-p", str(daemon.port)], stdout=subprocess.PIPE) for daemon in daemons]
     seen = [json.loads((await deferToThread(each.communicate, timeout=60))[0]) for each in running]
     rate, measured = sum(each["ops_per_s"] for each in seen), sum(each["ops"] for each in seen)
     broker = max(each["cpu_us"] * each["ops"] for each in seen) / measured  # each has seen that of all daemons
