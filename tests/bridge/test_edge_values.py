@@ -86,7 +86,7 @@ class World:
             assert self.call(self.other, "broker.get", [entry["key"]]) == entry
         newcomer = self.join("owlmeans")
         found = self.call(newcomer, "broker.watch", [">"])["entries"]
-        records = self.hpkv({"op": 5, "key": "", "endKey": "~"}, key="!")["records"]
+        records = self.hpkv({"op": 5, "key": "", "endKey": "~"}, key=" ")["records"]
         assert {record["key"] for record in records} == {entry["key"] for entry in found}
         assert self.http("ganomede", "GET", "/latest?channel=ch").status == 200
         for entry in found:
