@@ -6,6 +6,7 @@ older version may have stored, can be told to nobody: it is passed over, expires
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -20,6 +21,7 @@ from twisted.internet.interfaces import IReactorTime
 from broker.core.announcements import Announcer
 from broker.core.changes import MAX_SECONDS, RecentChanges
 from broker.core.missed_changes import MissedChanges
+from broker.core.semaphore import Semaphore
 from broker.core.slices import slices_of
 from broker.core.tree import PatternTree
 from broker.errors import BrokerError, Invalid, TooLarge
@@ -41,6 +43,7 @@ from broker.patterns import KEY_PREFIX, is_pattern, is_unicode, matches
 SPACE = "kv"
 ENTRIES_PER_READ = 64  # entries read at once, since each may be as large as a message
 EXPIRED_PER_STEP = 1000  # keys that are announced before others get their turn
+RANGES_AT_ONCE = 16  # of all clients: each may hold as much as an answer
 BYTES_PER_READ = 1 << 18  # bytes after which one read of the store returns no more
 MAX_PREDICATES = 2  # that are asked at once, since each may be slow
 # For how many seconds a store that several nodes share is told to keep changes, and to tell the values before them.
@@ -120,6 +123,7 @@ class Keys:
 
     Attributes:
         missed: finds the changes that the bus has not brought; None where there is no other node.
+        reading: how many ranges of all clients are read at once.
     """
 
     def __init__(
@@ -132,6 +136,7 @@ class Keys:
         durable: Iterable[str] = (),
     ) -> None:
         self._store, self._bus = store, bus
+        self.reading = Semaphore(RANGES_AT_ONCE, sys.maxsize, "ranges")
         self._slices = slices_of(clock)
         self._announcer = Announcer(publish, self._slices, bus.shared)
         self._durable = tuple(durable)

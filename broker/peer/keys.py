@@ -44,7 +44,7 @@ class KeyVerbs(Client):
             permit = reading.permit()
         except RateLimited as error:
             raise self._log(error, "read", "") from None
-        async with permit:
+        async with permit, self._parts.keys.reading.permit():
             if self.closed:  # thousands may have waited, for whom nobody waits any more
                 raise Gone("lost", "range")
             return await self._parts.keys.range(

@@ -5,6 +5,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from broker.access.principals import Access
+from broker.core.keys import RANGES_AT_ONCE
 from broker.core.shares import Shares
 from broker.errors import RateLimited
 from broker.messages import Request
@@ -140,3 +141,20 @@ def test_who_has_too_much_is_told_in_the_log_with_the_setting(logged):
         "TXBROKER_MAX_CALLS_PER_CLIENT",
     ]
     waiting.addErrback(lambda _: None).cancel()
+
+
+def test_of_all_clients_together_some_read_a_range_at_once(monkeypatch):
+    keys = {f"k{number}": f"key-{number}" for number in range(40)}
+    broker = make_broker(Clock(), Access("required", keys=keys))
+    begun: list[Deferred[list[object]]] = []
+
+    async def read(*words, **more):
+        begun.append(Deferred())
+        return await begun[-1]
+
+    monkeypatch.setattr(broker.keys, "range", read)
+    asked = [Deferred.fromCoroutine(peer_of(broker, key).range("", "~", 10)) for key in keys.values()]
+    assert len(begun) == RANGES_AT_ONCE < len(asked)
+    for reading in begun:  # which grows
+        reading.callback([])
+    assert [value_of(each) for each in asked] == [[]] * 40
