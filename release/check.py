@@ -23,7 +23,7 @@ MAX_DISTRIBUTIONS = 32
 TIMEOUT = 1800.0  # seconds for one command
 # Of the suite: the core within one process, and the installed `twistd broker`, alone and three with a Redis.
 SUITES = {
-    "not processes and not soak": ("tests/core", "tests/peer", "tests/access", "tests/config"),
+    "not processes and not soak": ("tests/core", "tests/peer"),
     "not soak": ("tests/app/test_tap.py", "tests/bridge/test_events.py"),
 }
 
