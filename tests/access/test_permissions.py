@@ -194,7 +194,7 @@ def test_a_table_with_a_wrong_head_is_looked_at_to_its_end(tmp_path):
 
 def test_the_file_of_the_docs_says_what_they_say(tmp_path):
     docs = (Path(__file__).parents[2] / "docs" / "operations" / "access.rst").read_text("utf-8")
-    text = docs.partition("may use the verb::\n")[2].partition("\nThe tables")[0]
+    text = docs.partition("may use the verb:\n\n.. code-block:: toml\n")[2].partition("\nThe tables")[0]
     permissions = read(tmp_path, textwrap.dedent(text))
     mailer = permissions.grants_of("key", "mailer")
     assert mailer.may("publish", "orders.new")
