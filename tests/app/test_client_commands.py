@@ -108,7 +108,7 @@ async def test_a_broker_that_is_not_there_is_told_after_the_timeout(give: Develo
     for words in (["publish", "t", "1"], ["call", "m"], ["kv", "get", "k"]):
         status, said, errors = await give(*words, "--url", url, "--timeout", "0.2")
         assert (status, said) == (1, "")
-        assert errors.startswith("txbroker: NOT_CONNECTED: no connection to ws://127.0.0.1:1/v1/ws within 0.2 s: ")
+        assert errors.startswith("txbroker: NOT_CONNECTED: no connection to ws://127.0.0.1:1/v1/ws within 0.2 s")
         assert errors.count("\n") == 1
 
 
@@ -164,8 +164,9 @@ async def test_the_deadline_of_a_caller_ends_all_processes_of_the_command(give: 
     begun = tmp_path / "pid"
     slow = give.start("serve", "slow", "--", f"sleep 1000 & echo $! >{begun}; echo ready >&2; wait")
     await slow.line()
-    status, _, errors = await give("call", "slow", "--timeout", "3")
-    assert (status, errors.startswith("txbroker: TIMEOUT")) == (1, True)
+    while not (begun.exists() and begun.read_text()):  # on a busy machine one may end before the command has begun
+        status, _, errors = await give("call", "slow", "--timeout", "1")
+        assert (status, errors.startswith("txbroker: TIMEOUT")) == (1, True)
     pid = int(begun.read_text())
     await eventually(lambda: not Path(f"/proc/{pid}/cwd").exists())
     second = give.start("serve", "slow", "--", "true")
