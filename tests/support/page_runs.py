@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import shutil
 import sys
-import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
-import pytest
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
-from broker.access.permissions import read_permissions
-from broker.app.dialects import ENTRY_POINTS
-from broker.config.settings import Settings, SettingsError
+from tests.support.block_texts import check_text
 from tests.support.browser import Browser
 from tests.support.chromium import Page
 from tests.support.code_blocks import Block, pattern_of
@@ -105,14 +100,8 @@ class PageRun:
                 await self._console(block)
             case "frames":
                 await self._frames(block)
-            case "json" | "frame":
-                json.loads(block.text.replace("…", ""))
-            case "toml":
-                self._toml(block)
-            case "settings":
-                assert _settings_problems(block.text) == [], block
             case _:
-                pytest.fail(f"{block}: what is this? Give it a language, or say why it is not run")
+                check_text(block)
 
     async def finish(self) -> None:
         """Compare what programs have printed that ran meanwhile."""
@@ -237,16 +226,6 @@ class PageRun:
             self._ids[json.loads(shown)["id"]] = json.loads(received)["id"]
         assert pattern_of(self._with_ids(shown)).fullmatch(received), f"{block}\n{shown}\n{received}"
 
-    def _toml(self, block: Block) -> None:
-        """Check a permissions file, or the entry points of a plugin."""
-        document = tomllib.loads(block.text)
-        if "project" in document:
-            assert set(document["project"]["entry-points"]) == {ENTRY_POINTS}, block
-            return
-        path = self.directory / "permissions.toml"
-        path.write_text(block.text, "utf-8")
-        read_permissions(path, None)
-
 
 def _commands(text: str) -> Iterator[tuple[str, str]]:
     """Yield each command of a console with what is shown below it; lines that begin with ``> `` continue one."""
@@ -262,16 +241,6 @@ def _run(source: str) -> list[str]:
     names = {"print": lambda *words, **_: printed.append(" ".join(map(str, words))), "__name__": "__main__"}
     exec(compile(source, "page.rst", "exec"), names)
     return "\n".join(printed).split("\n")
-
-
-def _settings_problems(text: str) -> list[str]:
-    """Return what is wrong with the environment variables *text*, but for files that are not there."""
-    words = (word for word in shlex.split(text, comments=True) if "=" in word)
-    try:
-        Settings.from_environ({"TXBROKER_API_SECRET": "s" * 32, **dict(word.split("=", 1) for word in words)})
-    except SettingsError as error:
-        return [problem for problem in error.problems if "/etc/" not in problem]
-    return []
 
 
 def _printed(program: Program, shown: str) -> bool:
