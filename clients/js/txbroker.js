@@ -43,7 +43,7 @@ function errorOf(text, retryAfter = 1) {
 	return new found(message, found === RateLimited ? { retryAfter } : found === Conflict && head > 0 && { head: +head });
 }
 const isRate = (err) => err?.message.endsWith(':limit:rate');
-const textOf = (err) => String(err?.message || err).replaceAll('|||', '').replace(/\|+$/, '');
+const textOf = (err) => String(err?.message || err).slice(0, 4096).replaceAll('|||', '').replace(/\|+$/, '');
 
 const noop = () => {};
 const now = () => performance.now() / 1000;
@@ -136,8 +136,12 @@ function stream(limit, close, drained) {
 }
 
 function makeClient(url = '/v1/ws', wanted = {}) {
-	for (const name in wanted) if (!(name in DEFAULTS)) throw new Invalid(`no option: ${name}`);
-	const opts = { ...DEFAULTS, ...wanted }, WebSocket = opts.WebSocket ?? globalThis.WebSocket, page = globalThis.document;
+	const opts = { ...DEFAULTS };
+	for (const name in wanted) {
+		if (!(name in DEFAULTS)) throw new Invalid(`no option: ${name}`);
+		opts[name] = wanted[name] ?? DEFAULTS[name];
+	}
+	const WebSocket = opts.WebSocket ?? globalThis.WebSocket, page = globalThis.document;
 	if (!WebSocket) throw new Invalid('no WebSocket: use Node 22 or later, or `npm install ws` and the option WebSocket');
 	const addresses = [url].flat().map((each) => {
 		if (!URL.canParse(each, page?.baseURI)) throw new Invalid(`no URL: ${each}`);
@@ -180,7 +184,7 @@ function makeClient(url = '/v1/ws', wanted = {}) {
 
 	async function credential() {
 		try {
-			return canRenew ? await opts.token() : opts.token;
+			return (canRenew ? await opts.token() : opts.token) ?? null;
 		} catch (error) {
 			notify('auth-failed', { error });
 		}
@@ -193,7 +197,12 @@ function makeClient(url = '/v1/ws', wanted = {}) {
 		const token = await credential();
 		if (attempt !== socket) return;
 		if (token === undefined) return drop('no credential');
-		const made = socket = new WebSocket(addresses[node++ % addresses.length]);
+		let made;
+		try {
+			made = socket = new WebSocket(addresses[node++ % addresses.length]);
+		} catch (err) { // such as ws: in a page of https:
+			return stop(new Invalid(err.message));
+		}
 		let problem = page ? 'not reached, or TXBROKER_ALLOWED_ORIGINS does not name this page' : '';
 		const on = (type, work) => { made[`on${type}`] = (event) => made === socket && work(event); };
 		on('open', () => {
@@ -509,7 +518,7 @@ function makeClient(url = '/v1/ws', wanted = {}) {
 			else if (event === 'broker.error') notify('error', { error: errorOf(payload.error) });
 			else if (event === 'broker.expiring') {
 				notify('expiring', { delay: payload.left / 1000 });
-				if (canRenew) credential().then((token) => token && refresh(token));
+				if (canRenew) credential().then((token) => { if (token) refresh(token); });
 			} else if (event === 'broker.gap') {
 				const gap = { why: 'slow', ...payload }, found = [...regs.values()].filter((reg) => reg.covers?.(gap.topic));
 				found.length ? found.forEach((reg) => reg.onGap(gap)) : notifyGap(gap);

@@ -21,6 +21,14 @@ test('options that are not known and URLs that are none are refused', () => {
   assert.throws(() => new Client('no URL', { WebSocket: FakeSocket }), txbroker.Invalid);
 });
 
+test('an option that is undefined is not given', async () => {
+  const { client, clock, end } = await connected({ token: undefined, timeout: undefined, name: undefined });
+  const outcome = failure(client.call('p'));
+  await clock.advance(30);
+  assert.ok(await outcome instanceof txbroker.Timeout);
+  await end();
+});
+
 test('http URLs stand for those of WebSockets, and the name is in the query', async () => {
   const client = new Client('https://broker.test/v1/ws', { WebSocket: FakeSocket, name: 'a b' });
   client.connect();
@@ -77,6 +85,13 @@ test('a connection that lasts lets the waits begin anew, and one that does not l
   await comesBack(clock);
   const delays = notices.filter(({ kind }) => kind === 'waiting').map(({ delay }) => delay);
   assert.deepEqual(delays, [0.5, 1, 0.5]);
+  await end();
+});
+
+test('where no connection may be made at all it ends', async () => {
+  class Forbidden { constructor() { throw new Error('an insecure WebSocket in a page of https:'); } }
+  const { client, end } = made({ WebSocket: Forbidden });
+  assert.ok(await failure(client.connect()) instanceof txbroker.Invalid);
   await end();
 });
 
@@ -262,6 +277,11 @@ test('a credential that expires is renewed', async () => {
   authenticated();
   await settle();
   assert.deepEqual(kinds().slice(-2), ['expiring', 'refreshed']);
+  FakeSocket.last.gives({ type: 'system', event: 'broker.expiring', payload: { left: 30000 } });
+  await settle();
+  authenticated(null, wrong); // of which nobody waits for the end
+  await settle();
+  assert.equal(kinds().at(-1), 'auth-failed');
   const refused = failure(client.refresh('of somebody else'));
   authenticated(null, 'AuthManagerErrorAuthenFailed|||auth:manager:authen:identity|||');
   assert.ok(await refused instanceof txbroker.Unauthenticated);
@@ -710,11 +730,12 @@ test('the mailbox is asked for before anything else', async () => {
 // Procedures
 
 test('a procedure answers with its result, or with its error', async () => {
-  const { client, end } = await connected({ maxMessageBytes: 500 });
+  const { client, end } = await connected({ maxMessageBytes: 5000 });
   client.serve('p', function (kind) {
     if (kind === 'coded') throw new txbroker.CallFailed('by zero', 'DivisionError');
     if (kind === 'plain') throw new TypeError('a|||b|');
-    return { none: undefined, large: 'x'.repeat(999), caller: this.caller }[kind];
+    if (kind === 'long') throw new Error('x'.repeat(9999));
+    return { none: undefined, large: 'x'.repeat(9999), caller: this.caller }[kind];
   }, { mode: 'roundrobin', maxInFlight: 3 });
   assert.deepEqual(FakeSocket.last.call('broker.register').payload, ['p', { mode: 'roundrobin', max_in_flight: 3 }]);
   const answers = async (...payload) => {
@@ -726,11 +747,12 @@ test('a procedure answers with its result, or with its error', async () => {
   assert.deepEqual(await answers('none'), { type: 'result', id: 'c', payload: null });
   assert.deepEqual(await answers('coded'), { type: 'error', id: 'c', payload: 'DivisionError|||by zero|||' });
   assert.deepEqual(await answers('plain'), { type: 'error', id: 'c', payload: 'ResilientError|||ab|||' });
+  assert.equal((await answers('long')).payload.length, 4096 + 'ResilientError|||'.length + 3);
   assert.match((await answers('large')).payload, /^ResilientError\|\|\|1\d+ bytes/);
   FakeSocket.last.gives({ type: 'call', id: 'd', method: 'gone', payload: [] });
   await settle();
   assert.equal(FakeSocket.last.frames.at(-1).type, 'error');
-  assert.equal(client.stats().served, 5);
+  assert.equal(client.stats().served, 6);
   await end();
 });
 
