@@ -24,6 +24,7 @@ from benchmarks.servers import Broker, Redis, status
 POLLS, EVENTS, SIZE = 80, 32, 1_000_000
 PAUSE = 0.05  # seconds between two posts of the other client
 CONNECT_TIMEOUT = 30.0  # seconds
+SOURCE = "127.0.1.%d"  # of a client: all of one address share what the broker keeps for who reads slowly
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -36,12 +37,12 @@ class Position(msgspec.Struct):
 _positions = msgspec.json.Decoder(list[Position]).decode
 
 
-async def request(port: int, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-    """Return status and body of the answer to one request on a connection of its own."""
+async def request(port: int, method: str, path: str, body: bytes = b"", source: str = "127.0.0.1") -> tuple[int, bytes]:
+    """Return status and body of the answer to one request on a connection of its own, from the address *source*."""
     head = f"{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     # The request goes out at once: a connection on which nothing comes for ten seconds is closed by the broker, and
     # with eighty answers to read that long may pass until this loop comes to it.
-    handle = socket.create_connection(("127.0.0.1", port), CONNECT_TIMEOUT)
+    handle = socket.create_connection(("127.0.0.1", port), CONNECT_TIMEOUT, (source, 0))
     handle.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     handle.setblocking(False)
     reader, writer = await asyncio.open_connection(sock=handle, limit=1 << 20)
@@ -58,12 +59,12 @@ async def post(port: int, channel: str, data: str) -> int:
     return (await request(port, "POST", "/events/v1/events", json.dumps(event).encode()))[0]
 
 
-async def poll_all(port: int, client: str, statuses: Counter[int]) -> int:
+async def poll_all(port: int, client: int, statuses: Counter[int]) -> int:
     """Read the whole channel page by page; return how many events there were."""
     after = 0
     while after < EVENTS:
-        path = f"/events/v1/events?clientId={client}&channel=big&after={after}&limit={EVENTS}"
-        status, body = await request(port, "GET", path)
+        path = f"/events/v1/events?clientId=c{client}&channel=big&after={after}&limit={EVENTS}"
+        status, body = await request(port, "GET", path, source=SOURCE % client)
         statuses[status] += 1
         if status != 200:
             return after
@@ -74,7 +75,7 @@ async def poll_all(port: int, client: str, statuses: Counter[int]) -> int:
 async def read_all(port: int) -> tuple[int, Counter[int]]:
     """Let all clients read; return how many events they got, and the statuses of the answers."""
     statuses: Counter[int] = Counter()
-    read = await asyncio.gather(*(poll_all(port, f"c{number}", statuses) for number in range(POLLS)))
+    read = await asyncio.gather(*(poll_all(port, number, statuses) for number in range(1, POLLS + 1)))
     return sum(read), statuses
 
 
