@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from broker.cluster.notifier import QueueNotifier
 from broker.core.jobs import Jobs
+from broker.errors import BrokerError
 from broker.interfaces import ISharedBus
 from broker.patterns import QUEUE
+
+log = Logger()
 
 
 class SharedJobs(Jobs):
@@ -25,6 +31,7 @@ class SharedJobs(Jobs):
         """
         self._bus, self._notifier = bus, QueueNotifier(self._clock, notify)
         self._awaiting: IDelayedCall | None = None
+        self._reviewing = False
 
     def notify(self, queue: str) -> None:
         """See ``Jobs.notify``."""
@@ -54,6 +61,18 @@ class SharedJobs(Jobs):
         self.recover_soon()
         self.wake_all()
 
+    def review(self) -> None:
+        """Look for jobs in flight on nodes that are no more: what one has sent may come after it has ended.
+
+        To be called every few seconds.
+        """
+        if not self._reviewing and not self._stopped:
+            self._reviewing = True
+            Deferred.fromCoroutine(self.recover()).addErrback(_review_failed).addBoth(self._reviewed)
+
+    def _reviewed(self, _: object) -> None:
+        self._reviewing = False
+
     async def recover(self) -> None:
         """See ``Jobs.recover``; a no-op while this node does not know which others there are."""
         if self._bus.lease:
@@ -77,3 +96,8 @@ class SharedJobs(Jobs):
         if self._awaiting is not None:
             self._awaiting.cancel()
             self._awaiting = None
+
+
+def _review_failed(failure: Failure) -> None:
+    if not failure.check(BrokerError):  # else the store is away, and the next look comes soon
+        log.failure("jobs in flight were not reviewed", failure)

@@ -73,6 +73,7 @@ AGING = 300.0  # seconds for which names of clients and topics are remembered at
 EXPIRY = 1.0  # seconds between two searches for expired keys
 MEASURE = 5.0  # seconds between two counts of all jobs
 REVIEW = 5.0  # seconds until one who performs what others perform, too, gets calls of all nodes
+JOBS_REVIEW = 10.0  # seconds between two looks for jobs of nodes that are no more
 BEAT = 1.0  # seconds between two looks for nodes that do not know the members here
 PEERS_PER_STEP = 1000  # whose mailboxes are prolonged before the reactor gets to other work
 START_TIMEOUT = 2.0  # seconds for which clients wait until the store and the bus were reached for the first time
@@ -158,7 +159,10 @@ class Broker(MultiService):
             (BEAT, self._beat),
         )
         if self.bus.shared:
-            timers += ((REVIEW, cast(RemoteCalls, self.calls).review_routes),)
+            timers += (
+                (REVIEW, cast(RemoteCalls, self.calls).review_routes),
+                (JOBS_REVIEW, cast(SharedJobs, self.jobs).review),
+            )
         for delay, work in timers:
             timer = TimerService(delay, work)
             timer.clock = self.clock

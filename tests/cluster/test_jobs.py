@@ -128,3 +128,18 @@ def test_the_jobs_of_one_that_was_awaited_in_vain_are_delivered_again(cluster: C
     assert not two.worker.got
     cluster.clock.advance(LEASE)
     assert two.worker.last.delivery == 2
+
+
+def test_a_job_that_was_claimed_late_for_a_node_that_is_no_more_is_delivered_again(cluster: Cluster) -> None:
+    one, two = cluster.nodes
+    cluster.leases |= {"one", "two"}
+    one.jobs.stop()
+    cluster.leases.discard("one")
+    two.jobs.departed("one")
+    cluster.add()
+    # What the node had sent comes now.
+    value_of(cluster.store.jobs.claim("q", [(Worker("w", "one"), 30.0)]))
+    two.consume()
+    assert not two.worker.got
+    two.jobs.review()
+    assert two.worker.last.delivery == 2

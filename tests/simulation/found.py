@@ -232,4 +232,17 @@ FOUND: dict[str, Schedule] = {
             Step(8.7, "c2", "call", ("svc.one", 1.0)),
         ),
     ),
+    "a job was claimed for a worker of a node that had ended, and that the others had looked at already": Schedule(
+        6,
+        2,
+        4,
+        (
+            Step(1.7, "c0", "consume", ("work",)),
+            Step(2.801, "c2", "enqueue", ("queue:work",)),
+            Step(2.8014, "n0", "stall", ("commands", 9.3)),
+            Step(3.5, "n0", "crash", (False, 8.0)),
+            Step(4.9, "c0", "leave"),
+            *(Step(12 - 0.1 * number, "c1", "enqueue", ("queue:work",)) for number in range(8)),
+        ),
+    ),
 }

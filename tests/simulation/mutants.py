@@ -203,6 +203,11 @@ MUTANTS: dict[str, Mutant] = {
         15,
         Edit(Script, "local function claim(", "if new and #ids == 0 then", "if false then"),
     ),
+    "jobs of lost nodes not reviewed": _known(
+        "a job that was claimed late for a node that has ended stays in flight",
+        "a job was claimed for a worker of a node that had ended, and that the others had looked at already",
+        Edit(SharedJobs, "review", "if not self._reviewing and not self._stopped:", "if False:"),
+    ),
     "names not reviewed": _known(
         "names that were given back stay with their node where the data went back",
         "names that a restored state had as held, and that were given back since, stayed with their node",
