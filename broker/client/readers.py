@@ -66,6 +66,7 @@ class Reader:
     _begun: bool = attrs.field(default=False, init=False)
     _mapped: bool = attrs.field(default=False, init=False)  # whether the positions are those of all topics
     _live: bool = attrs.field(default=False, init=False)  # whether events have come that are not stored
+    _beyond: bool = attrs.field(default=False, init=False)  # whether the broker has less than it has had
     _away: bool = attrs.field(default=False, init=False)  # whether the connection was lost since it was in place
 
     def __attrs_post_init__(self) -> None:
@@ -90,6 +91,8 @@ class Reader:
     def beginning(self) -> dict[str, Any]:
         """Return the options by which the broker lets it begin."""
         options: dict[str, Any] = {}
+        if self._beyond:
+            return {"from": "new"}
         if self.last is not None:
             options["last"] = self.last
         if self.cursor:
@@ -117,9 +120,11 @@ class Reader:
         # Topics that are not among them any more may come again, with ids that begin anew in another epoch.
         self._mapped = self._mapped or found is not None
         self.last = None
-        if self._away and not self._is_all_stored:
+        if self._beyond:
+            self.on_gap(Gap(self.name, "missed"))
+        elif self._away and not self._is_all_stored:
             self.on_gap(Gap(self.name, "away"))
-        self._begun, self._away = True, False
+        self._begun, self._away, self._beyond = True, False, False
         self.ready.succeed(start)
 
     def lost(self) -> None:
@@ -127,9 +132,13 @@ class Reader:
         self.following = False
         self._away = self._begun and not self.is_strict
 
+    def restart(self) -> None:
+        """Begin anew with what is new: the broker does not know where it was, as events were lost there."""
+        self._beyond, self._mapped, self.positions = True, False, {}
+
     def become_plain(self) -> None:
         """Have what comes, as what is stored can not be had."""
-        self.plain, self._mapped, self.positions = True, False, {}
+        self.plain, self._beyond, self._mapped, self.positions = True, False, False, {}
 
     def on_event(self, topic: str, frame: Frame) -> None:
         """Give an event to the application, unless it has had it."""

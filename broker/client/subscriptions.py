@@ -126,7 +126,13 @@ class Subscription(Registration):
             super().in_place(result)
 
     def try_otherwise(self, error: ClientError) -> bool:
-        """Do without what is stored for those who need it not."""
+        """Begin anew for those whose place is unknown, and do without what is stored for those who need it not."""
+        placed = [reader for reader in self._asked_for if not reader.plain] if self._newcomer is None else []
+        if placed and isinstance(error, Invalid):
+            for reader in placed:
+                reader.restart()
+            self.begin()
+            return True
         willing = [reader for reader in self._asked_for if not reader.is_strict and not reader.plain]
         if not willing or not isinstance(error, Denied | TooLarge | Invalid):
             return False

@@ -132,6 +132,35 @@ def test_who_may_not_read_what_is_stored_gets_what_comes_and_is_told_what_may_be
     assert "registration-failed" not in bench.kinds
 
 
+@pytest.mark.parametrize("origin", [None, "start"])
+def test_a_place_that_the_broker_does_not_know_is_left_and_that_is_told(origin):
+    bench = Bench().connected()
+    reader = subscribe(bench, origin=origin)
+    begun(bench)
+    event(bench, 9)
+    bench.lose()
+    bench.back()
+    (frame,) = bench.take()
+    bench.refuse(frame, "SocketErrorMessageMalformed|||socket:message:malformed:from|||")
+    assert begun(bench, id=7) == {"from": "new"}
+    event(bench, 8)
+    assert (payloads(reader.stream), [gap.why for gap in reader.gaps]) == ([9, 8], ["missed"])
+    bench.lose()
+    bench.back()
+    assert begun(bench, id=8) == {"from": {"epoch": "e", "id": 8}}
+
+
+def test_one_that_is_malformed_ends_however_it_is_asked_for():
+    bench = Bench().connected()
+    reader = subscribe(bench)
+    begun(bench)
+    reader.become_plain()
+    bench.lose()
+    bench.back()
+    bench.refuse(bench.take()[0], "SocketErrorMessageMalformed|||socket:message:malformed:topic|||")
+    assert (bench.take(), End(reader.stream.available()).errors) == ([], ["INVALID"])
+
+
 def test_one_with_the_last_value_goes_on_where_that_was():
     bench = Bench().connected()
     subscribe(bench, last=2)
