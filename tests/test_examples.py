@@ -15,6 +15,7 @@ import pytest_twisted
 from tests.support.browser import Browser
 from tests.support.chromium import chromium_executable
 from tests.support.daemon import Daemon, clean_environ
+from tests.support.eventually import TIMEOUT
 from tests.support.http_client import request
 from tests.support.node import INTEROP, node_executable
 from tests.support.processes import Program
@@ -51,7 +52,7 @@ async def run(tmp_path: Path) -> AsyncIterator[Run]:
 
 
 async def lines_of(program: Program) -> list[str]:
-    assert await program.exit() == 0, program.report()
+    assert await program.exit(3 * TIMEOUT) == 0, program.report()
     return program.lines
 
 
@@ -188,7 +189,7 @@ async def test_chat_has_history_and_presence_and_comes_back(run: Run, browsers):
     await ann.until("document.querySelector('#people')?.textContent === 'Ann'")
     assert ann.troubles == []
     program.signal(signal.SIGTERM)
-    assert await program.exit() == 0, program.report()
+    assert await program.exit(3 * TIMEOUT) == 0, program.report()
     await ann.until("document.querySelector('#state').textContent.startsWith('away')")
 
 
@@ -206,7 +207,7 @@ async def test_dashboard_shows_keys_as_they_change_and_go(daemon: Daemon, run: R
     assert await browser.run("document.querySelectorAll('tbody tr').length") == 8
     await keep_pictures(browser, "dashboard")
     program.signal(signal.SIGTERM)
-    assert await program.exit() == 0, program.report()
+    assert await program.exit(3 * TIMEOUT) == 0, program.report()
     assert browser.troubles == []
     await daemon.restart()
     assert (await request("DELETE", f"{daemon.url}/v1/keys/shop:revenue")).status == 204
