@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from broker.core.bounded import BoundedDict
 from broker.core.deadlines import Deadlines
-from broker.core.heads import Heads
+from broker.core.hot_topics import HotTopics
 from broker.core.lives import life_end
 from broker.core.pages import decode_cursor, encode_cursor, is_over, read_last_page, read_page
 from broker.core.shares import Share
@@ -29,6 +29,7 @@ from broker.patterns import LOG_PREFIX, matches, pair_key
 log = Logger()
 
 CURSOR = "cursor"  # the space of the clients' cursors
+MAX_HEADS = 10000  # topics whose newest event is remembered, to wait for the next without a look into the store
 MAX_MOVES = 10000  # cursors whose last move is remembered
 NOTICE_RETRY = 1.0  # seconds until what nodes notify each other of is stored again, or what could not be sent is sent
 MAX_NOTICES = 10000  # that wait for that, of each kind
@@ -92,7 +93,8 @@ class Channels:
         self._waiters: dict[str, dict[Waiter, None]] = {}
         self._deadlines: Deadlines[Waiter] = Deadlines(clock, self._wake_empty)
         self._moves: BoundedDict[str, Move] = BoundedDict(MAX_MOVES)
-        self._heads = Heads(store, bus, clock)
+        self._heads: BoundedDict[str, int] = BoundedDict(MAX_HEADS)
+        self._hot = HotTopics(bus, clock, self._heads)  # of several nodes: alone, a node gets every event
         self._unpublished: deque[Event] = deque()  # the rest of what was stored together
         self._notices: list[Event] = []  # by which nodes notify each other, and that the store has not taken yet
         self._unsent: deque[Event] = deque()  # that the bus has not taken, nor the store
@@ -277,7 +279,8 @@ class Channels:
         # Register before reading: an event posted in between must wake us.
         waiter = self._wait(topic, timeout, share or Share())
         try:
-            known = self._heads.get(topic)
+            # The store says why it can not be read, where nobody knows when the bus will bring something.
+            known = None if self._store.shared and self._bus.ready else self._heads.get(topic)
             events: list[Event] = []
             if known is None or after < known:
                 events = await self.read(topic, after, limit, max_bytes, page_bytes)
@@ -302,8 +305,15 @@ class Channels:
 
     def arrived(self, event: Event) -> None:
         """Wake every poll that waits for *event*'s topic."""
-        self._heads.arrived(event)
-        waiters = self._waiters.get(event.topic)
+        topic = event.topic
+        # Another node may have stored a later one that is still on its way.
+        if not self._store.shared or topic in self._hot:
+            known = self._heads.get(topic)
+            if known is None:
+                self._heads[topic] = event.id
+            elif event.id > known:
+                self._heads.replace(topic, event.id)
+        waiters = self._waiters.get(topic)
         if waiters is None:
             return
         for waiter in list(waiters):
@@ -312,7 +322,7 @@ class Channels:
 
     def age(self) -> None:
         """Forget heads of topics and moves of cursors that have been remembered for a while."""
-        self._heads.age(self._waiters)
+        self._heads.age(self._waiters.__contains__)
         self._moves.age()
 
     def drain(self) -> None:
@@ -331,7 +341,7 @@ class Channels:
         """Cancel all timers, and try for the last time what waits to be sent."""
         self._draining = self._stopped = True
         self._deadlines.stop()
-        self._heads.stop()
+        self._hot.stop()
         if self._retry is not None:
             self._retry.cancel()
             self._send_again()
@@ -413,7 +423,7 @@ class Channels:
         waiter = Waiter(topic, share)
         self._waiters.setdefault(topic, {})[waiter] = None
         if len(self._waiters[topic]) == 1:
-            self._heads.listen(topic)
+            (self._hot if self._store.shared else self._bus).listen(topic)
         waiter.bucket = self._deadlines.add(waiter, timeout)
         return waiter
 
@@ -424,7 +434,7 @@ class Channels:
         self._leave_place(waiter.share)
         if not waiters:
             del self._waiters[waiter.topic]
-            self._heads.leave(waiter.topic)
+            (self._hot if self._store.shared else self._bus).forget(waiter.topic)
 
     def _wake_empty(self, waiter: Waiter) -> None:
         waiter.over = True

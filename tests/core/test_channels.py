@@ -11,7 +11,7 @@ from zope.interface.verify import verifyObject
 
 from broker.config.options import Retention
 from broker.core.channels import NOTICE_RETRY, Channels, StoreEventSource, cursor_key
-from broker.core.heads import KEPT_SECONDS
+from broker.core.hot_topics import KEPT_SECONDS
 from broker.errors import Invalid, NotDone, RateLimited, Unavailable
 from broker.interfaces import IEventSource
 from broker.messages import Addition, Event, Quota
@@ -250,7 +250,7 @@ def test_no_topic_is_hot_when_the_store_has_others(room):
 
 
 def test_hot_topics_are_limited_and_none_is_left_at_the_end(room, monkeypatch):
-    monkeypatch.setattr("broker.core.heads.MAX_KEPT", 2)
+    monkeypatch.setattr("broker.core.hot_topics.MAX_KEPT", 2)
     room.store.shared = True
     for topic in "abcd":
         poll = room.poll(topic)
@@ -263,7 +263,7 @@ def test_hot_topics_are_limited_and_none_is_left_at_the_end(room, monkeypatch):
 
 
 def test_remembered_ends_are_limited(room):
-    known = room.channels._heads._ids
+    known = room.channels._heads
     known.size = 2
     for topic in "abcde":
         room.post(topic)
