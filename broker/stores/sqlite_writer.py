@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.core.slices import SLICE, slices_of
-from broker.errors import Unavailable
+from broker.errors import BrokerError, Unavailable
 from broker.stores.room import full_text
 from broker.stores.sqlite_batches import READS, Batch, QueuedCall, bytes_read, without_writing
 from broker.stores.sqlite_failures import cannot_write, lies_in_file, write_refusal
@@ -547,7 +547,8 @@ def _transaction(tables: TableWriter, operations: list[QueuedCall], size: int) -
             raise
         except Exception as error:
             # It has raised before its first statement, so that there is nothing to undo.
-            outcomes.append(error)
+            # The traceback of a refusal would keep this frame, and so the whole batch, until garbage is collected.
+            outcomes.append(error.with_traceback(None) if isinstance(error, BrokerError) else error)
         if verb in READS:
             left -= bytes_read(outcomes[-1])
         if left <= 0 or time.perf_counter() >= end:

@@ -9,10 +9,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from math import inf
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
@@ -27,7 +29,7 @@ from broker.stores import open_store, sqlite_file, sqlite_space, sqlite_tables, 
 from broker.stores.expiry import Expiry
 from broker.stores.revisions import RESERVED
 from broker.stores.sqlite import SqliteStore
-from broker.stores.sqlite_batches import READS
+from broker.stores.sqlite_batches import READS, Batch
 from broker.stores.sqlite_tables import TableReader
 from broker.stores.sqlite_writer import STOP_SECONDS
 from tests.support.logs import lines_of, logging
@@ -205,6 +207,24 @@ def test_after_a_kill_revisions_are_above_all_that_were_given(home: Home, tmp_pa
     left.stop(again)
     assert given == [1, 2, 3]
     assert 3 < revision <= 3 + 2 * RESERVED
+
+
+class Value:
+    """What a read has found."""
+
+
+def test_what_was_refused_keeps_nothing_of_what_was_done_with_it() -> None:
+    def refuse(tables: object) -> None:
+        raise Conflict("revision", "key")
+
+    nothing: Any = Mock()
+    batch = Batch([(Deferred(), refuse, ()), (Deferred(), lambda tables: Value(), ())])
+    sqlite_writer.write(nothing, batch)
+    error, value = batch.outcomes
+    found = weakref.ref(value)
+    del batch, value
+    assert isinstance(error, Conflict)
+    assert found() is None
 
 
 def test_a_revision_of_what_was_undone_is_given_to_nobody_else(home: Home) -> None:
