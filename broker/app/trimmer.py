@@ -45,6 +45,7 @@ class MemoryTrimmer(TimerService):
         self._skip = 0  # looks, since the last one has taken long
         self._again = False  # whether there may be more of what the last trim has found
         self._blocks = 0  # the most that were in use since the last trim
+        self._objects = 0  # that the last look at all of them has left
 
     def startService(self) -> None:
         """Begin to look, where the C library can be asked for it."""
@@ -76,14 +77,26 @@ class MemoryTrimmer(TimerService):
     def _give_back(self, trim: Callable[[int], int], resident: int, moved: int, freed: bool) -> None:
         """Trim; when much was *freed*, the interpreter gives up what it keeps for its next objects, too."""
         began = thread_time()
-        # What failed may be kept by its traceback.
-        gc.collect(2 if freed and len(gc.get_objects()) < self.MAX_OBJECTS else 0)
+        self._collect(freed)
         forget_results()
         _forget_names()
         trim(0)
         self._lowest, self._trimmed, self._blocks = resident_bytes(), moved, 0
         self._again = resident - self._lowest > self.QUIET
         self._skip = int((thread_time() - began) / self.MAX_LOAD / self.INTERVAL)
+
+    def _collect(self, freed: bool) -> None:
+        """Let garbage go, as what failed and is kept by its own traceback.
+
+        All is looked at where that is quick, or when there are twice as many objects as the last time has left:
+        a pile of garbage must not keep itself by its size.
+        """
+        objects = len(gc.get_objects())
+        if (freed and objects < self.MAX_OBJECTS) or objects > max(2 * self._objects, self.MAX_OBJECTS):
+            gc.collect()
+            self._objects = len(gc.get_objects())
+        else:
+            gc.collect(1)
 
 
 def _forget_names() -> None:

@@ -72,14 +72,32 @@ def test_a_quiet_process_is_trimmed_though_it_has_grown_by_little(process):
 
 def test_it_is_trimmed_when_those_have_gone_who_had_many_objects(process, monkeypatch):
     collected = []
-    monkeypatch.setattr(gc, "collect", collected.append)
+    monkeypatch.setattr(gc, "collect", lambda generation=2: collected.append(generation))
     monkeypatch.setattr(gc, "get_objects", lambda: [])
     process.blocks += 50_000
     assert process.look(resident=5 * MIB) == 1
     assert process.look() == 1
     process.blocks -= 50_000
     assert [process.look() for _ in range(3)] == [2, 2, 2]
-    assert collected == [0, 2]
+    assert collected == [1, 2]
+
+
+def test_all_garbage_is_looked_for_when_there_are_twice_as_many_objects_as_before(process, monkeypatch):
+    collected, objects = [], MemoryTrimmer.MAX_OBJECTS
+
+    def collect(generation=2):
+        collected.append(generation)
+
+    monkeypatch.setattr(gc, "collect", collect)
+    monkeypatch.setattr(gc, "get_objects", lambda: range(objects))
+    process.look(resident=5 * MIB)
+    objects += 1
+    process.look(resident=5 * MIB)
+    objects *= 2
+    process.look(resident=5 * MIB)
+    objects += 1
+    process.look(resident=5 * MIB)
+    assert collected == [1, 2, 1, 2]
 
 
 def test_results_that_were_remembered_are_forgotten(process):
