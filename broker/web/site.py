@@ -35,6 +35,7 @@ from broker.messages import CloseCode, HttpRequest, Response
 from broker.sessions import BaseSession
 from broker.streams import StreamSession
 from broker.web.browsers import Browsers
+from broker.web.client_log import log_came, log_went
 from broker.web.closing import SpreadClosing
 from broker.web.http.channel import HttpChannel, Times
 from broker.web.http.parser import Limits
@@ -475,12 +476,7 @@ class Site(Factory):
             raise
         if peer.session is None:
             peer.bind(session, link.close, link=link)
-        log.info(
-            "{dialect}: a client came from {address}",
-            dialect=dialect.name,
-            address=link.handshake.address,
-            conn=peer.id,
-        )
+        log_came(dialect.name, link.handshake.address, peer)
         return session
 
     def _log_failed_session(self, dialect: Any, link: ILink, error: Exception) -> None:
@@ -508,14 +504,7 @@ class Site(Factory):
     def _closed(self, dialect: Any, peer: SitePeer, socket: UnadmittedSocket, code: int, _: str) -> None:
         self._counts.closed(dialect.name, code)
         if peer.session is not None:
-            log.info(
-                "{dialect}: a client went after {seconds:.3f} s, with {code}",
-                dialect=dialect.name,
-                seconds=round(self._clock.seconds() - socket.since, 3),
-                code=code,
-                conn=peer.id,
-                identity=peer.client,
-            )
+            log_went(dialect.name, socket, peer, code)
         peer.close()
         self.leave(socket)
 

@@ -46,6 +46,16 @@ class UnadmittedSocket:
         self._link = self._request.peer = None
 
     @property
+    def seconds(self) -> float:
+        """For how long it is there."""
+        return self._clock.seconds() - self.since
+
+    @property
+    def transferred(self) -> tuple[int, int] | None:
+        """How many bytes have come and gone, once it has ended; None: that is not known."""
+        return getattr(self._link, "transferred", None)
+
+    @property
     def admitted(self) -> bool:
         """Whether its client is admitted."""
         peer = self._request.peer
@@ -54,7 +64,7 @@ class UnadmittedSocket:
     @property
     def evictable(self) -> bool:
         """Whether its client may come back now."""
-        return self._clock.seconds() - self.since >= self._delay
+        return self.seconds >= self._delay
 
     def evict(self) -> None:
         """Drop it."""

@@ -139,7 +139,7 @@ async def test_raw_connections_come_by_tls_behind_a_header_of_a_proxy(edge: Edge
                 return connection.recv(65536)
 
     assert await deferToThread(ask) == b"OK\n"
-    await edge.program.line(lambda line: "telnet: a client came from 203.0.113.5" in line)
+    await edge.program.line(lambda line: "telnet: a client of 203.0.113.5 went after" in line)
 
 
 def presented(edge: Edge) -> list[str]:

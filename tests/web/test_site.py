@@ -10,7 +10,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent
+from twisted.logger import LogEvent, LogLevel
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -429,8 +429,9 @@ def test_the_log_tells_who_came_and_who_went(port: Port, logged: list[LogEvent])
     link.end(1001)
     assert lines_of(logged) == [
         "sockets: a client came from 10.0.0.1",
-        "sockets: a client went after 2.500 s, with 1001",
+        "sockets: a client of 10.0.0.1 went after 2.500 s, with 1001",
     ]
+    assert [event["log_level"] for event in logged] == [LogLevel.debug, LogLevel.info]
     assert [event["conn"] for event in logged] == ["conn-1", "conn-1"]
     assert logged[1]["identity"] == "ann"
 

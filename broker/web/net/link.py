@@ -18,7 +18,7 @@ from broker.core.memory import Memory
 from broker.core.slices import Slices
 from broker.interfaces import ISession
 from broker.messages import CloseCode, HttpRequest
-from broker.web.net.sockets import buffered_bytes
+from broker.web.net.sockets import buffered_bytes, finally_transferred_bytes
 from broker.web.net.transport import FrameTransport
 
 log = Logger()
@@ -76,6 +76,7 @@ class QueuedLink:
     state: int = CONNECTING
     paused = False
     drains = 0  # how often that has ended
+    transferred: tuple[int, int] | None = None  # the bytes that came and went, once it has ended, if they are known
     on_drained: Callable[[], object] | None = None
     _lost = False  # whether the connection has ended, though what was read before may not be delivered yet
     receive_rest: Callable[[], bool]  # delivers what was read before the end; whether that is all, for now
@@ -215,6 +216,7 @@ class QueuedLink:
         session = self.session
         # With these it would have to wait for the garbage collector.
         del self.session, self._write
+        self.transferred = finally_transferred_bytes(self.transport)
         self.transport = self.on_drained = None
         try:
             finishing: Any = session.closed(code, text)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import select
 import socket
-import struct
 import sys
 import termios
 from collections.abc import Callable
@@ -14,9 +13,8 @@ from math import inf
 from typing import Any
 
 from broker.web.net.probes import peek
+from broker.web.net.tcp_info import bytes_of
 from broker.web.net.transport import FrameTransport
-
-TCP_INFO_BYTES = 136  # of struct tcp_info, up to tcpi_bytes_acked and tcpi_bytes_received
 
 
 def writer_for(transport: Any) -> Callable[[bytes], None]:
@@ -82,16 +80,13 @@ def transferred_bytes(transport: Any) -> tuple[int, int] | None:
     That costs nothing until it is asked for.  None: it is no TCP, or the kernel does not tell.
     """
     handle = getattr(_of_socket(transport), "socket", None)
-    if handle is None or handle.family == socket.AF_UNIX:
-        return None
-    try:
-        info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
-    except OSError:
-        return None
-    if len(info) < TCP_INFO_BYTES:
-        return None
-    acknowledged, received = struct.unpack_from("=QQ", info, TCP_INFO_BYTES - 16)
-    return received, acknowledged
+    return None if handle is None else bytes_of(handle)
+
+
+def finally_transferred_bytes(transport: Any) -> tuple[int, int] | None:
+    """Return the same of a connection that has ended, where its transport has noted it."""
+    found: tuple[int, int] | None = getattr(_of_socket(transport), "transferred", None)
+    return found
 
 
 def limit_unacknowledged(transport: Any, seconds: float) -> None:

@@ -38,6 +38,7 @@ from twisted.python.log import callWithLogger
 from broker.core.memory import Account
 from broker.core.slices import ITERATION, READ_SLICE, slices_of
 from broker.web.net.probes import is_probe, peek
+from broker.web.net.tcp_info import bytes_of
 
 log = Logger()
 
@@ -68,10 +69,12 @@ class FrameTransport(tcp.Server):
         queue_limit: bytes that may wait for the kernel before ``overflowed`` is
             called; one frame of any size may come on top.
         overflowed: called once when more waits; None to let it grow.
+        transferred: once it has ended, how many bytes have come and gone; None: that is not known.
     """
 
     queue_limit: int = sys.maxsize
     overflowed: Callable[[], object] | None = None
+    transferred: tuple[int, int] | None = None
     _in_outbox = False
 
     server: Any  # the FramePort
@@ -179,7 +182,8 @@ class FrameTransport(tcp.Server):
         return end
 
     def connectionLost(self, reason: Failure) -> None:
-        """Drop the overflow callback, which refers to the protocol."""
+        """Note what has passed, and drop the overflow callback, which refers to the protocol."""
+        self.transferred = bytes_of(self.socket)
         self.overflowed = None
         self._drop_unsent()
         super().connectionLost(reason)

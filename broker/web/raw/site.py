@@ -16,6 +16,7 @@ from broker.access.addresses import plain_address
 from broker.errors import BrokerError
 from broker.interfaces import ISession
 from broker.messages import HttpRequest
+from broker.web.client_log import log_came, log_went
 from broker.web.raw.link import RawLink
 from broker.web.unadmitted import UnadmittedSocket
 
@@ -104,9 +105,7 @@ class RawSite(Factory):
             raise
         if peer.session is None:
             peer.bind(session, link.close, link=link)
-        log.info(
-            "{dialect}: a client came from {address}", dialect=self.dialect.name, address=link.address, conn=peer.id
-        )
+        log_came(self.dialect.name, link.address, peer)
         return session
 
     def _log_failure(self, error: Exception, address: str) -> None:
@@ -124,13 +123,6 @@ class RawSite(Factory):
     def _closed(self, peer: Any, socket: UnadmittedSocket, code: int, _: str) -> None:
         self._counts.closed(self.dialect.name, code)
         if peer.session is not None:
-            log.info(
-                "{dialect}: a client went after {seconds:.3f} s, with {code}",
-                dialect=self.dialect.name,
-                seconds=round(self._clock.seconds() - socket.since, 3),
-                code=code,
-                conn=peer.id,
-                identity=peer.client,
-            )
+            log_went(self.dialect.name, socket, peer, code)
         peer.close()
         self._connections.leave(socket)
