@@ -244,6 +244,13 @@ class Lost(Frame):
     why: Literal["retention", "epoch"]
 
 
+class Missed(Frame):
+    """Events of a topic or pattern, or changes of keys, were missed; which, is not known."""
+
+    topic: str
+    why: Literal["missed", "epoch"]
+
+
 class DropNotice(Frame):
     """Events that are not stored were dropped."""
 
@@ -258,6 +265,14 @@ class LossNotice(Frame):
     type: Literal["system"]
     event: Literal["broker.gap"]
     payload: Lost
+
+
+class MissNotice(Frame):
+    """Events or changes of keys were missed."""
+
+    type: Literal["system"]
+    event: Literal["broker.gap"]
+    payload: Missed
 
 
 RECEIVED: dict[str, type[Frame]] = {
@@ -276,4 +291,5 @@ RECEIVED: dict[str, type[Frame]] = {
     "broker.expiring": ExpiryNotice,
     "broker.gap.dropped": DropNotice,
     "broker.gap.lost": LossNotice,
+    "broker.gap.missed": MissNotice,
 }

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker.messages import Loss
+from broker.messages import EPOCH, MISSED, Loss
 from protocols.owlmeans import wire
 from protocols.owlmeans.frames import ENVELOPE, RECEIVED, SENT, Frame
 from protocols.owlmeans.reserved import METHODS
@@ -112,6 +112,7 @@ def sent_in_a_session() -> list[dict[str, Any]]:
 RARE = [
     wire.expiring(30.0, 1.0),
     wire.gap("a", 7),
+    *(wire.gap_of_changes("kv/k*", why) for why in (MISSED, EPOCH)),
     wire.gap_of(Loss("a", "e", 1, 2, "retention")),
     wire.gap_of(Loss("a", "e", 1, None, "epoch")),
     wire.notice("SocketErrorMessage|||socket:message:limit:rate|||", wire.Envelope(type="event", event="a"), 0.02),
