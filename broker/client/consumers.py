@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from broker.client import wire
+from broker.client.context import Context
 from broker.client.errors import ClientError, NotFound
 from broker.client.notices import Notice
 from broker.client.outcomes import Operation
@@ -15,6 +16,7 @@ from broker.client.streams import Stream
 from broker.client.timers import Timer
 from broker.client.wire import Frame
 
+MAX_RETURNED = 1000  # jobs that one call gives back
 HELD_WHILE_AWAY = 5.0  # seconds for which the broker keeps what a client with a name had
 
 
@@ -140,14 +142,29 @@ class Consumer(Registration):
         job.begin()
         self.stream.push(job)
 
+    def close(self) -> None:
+        """Have no more of them."""
+        self.end(None)
+
     def on_end(self, error: ClientError | None) -> None:
-        """Give back the jobs that nobody has begun, and end the stream."""
-        for job in self.stream.clear():
-            job.stop()
-            if self.context.is_ready:
-                self.context.control("broker.fail", wire.arguments([job.id, {"delay": 0, "reason": "not begun"}]))
+        """Consume no more, give back the jobs that nobody has begun, and end the stream."""
+        give_back(self.context, self.name, self._drop_unbegun())
         self.stream.end(error)
 
-    def _drop_unbegun(self) -> None:
-        for job in self.stream.clear():
+    def _drop_unbegun(self) -> list[str]:
+        """Drop the jobs that nobody has begun; return their ids."""
+        jobs = self.stream.clear()
+        for job in jobs:
             job.stop()
+        return [job.id for job in jobs]
+
+
+def give_back(context: Context, queue: str, ids: list[str]) -> None:
+    """Let *context* consume *queue* no more, and return the jobs *ids*, which nobody has begun.
+
+    That they were delivered counts for nothing.  Without a connection they have gone back, or will by themselves.
+    """
+    for start in range(0, max(len(ids), 1), MAX_RETURNED):
+        if context.is_ready:
+            some = ids[start : start + MAX_RETURNED]
+            context.control("broker.release", wire.arguments([queue, *wire.options(not_begun=some or None)]))

@@ -8,7 +8,7 @@ import attrs
 
 from broker.client import wire
 from broker.client.authentication import Authentication
-from broker.client.consumers import Consumer
+from broker.client.consumers import Consumer, give_back
 from broker.client.context import Context
 from broker.client.errors import error_of
 from broker.client.notices import Gap, Notice
@@ -47,6 +47,8 @@ class Dispatcher:
                 found = self.registry.get(Consumer.kind, frame.queue)
                 if isinstance(found, Consumer):
                     found.on_job(frame)
+                elif frame.queue:  # it was on its way when the consumer ended
+                    give_back(self.context, frame.queue, [str(frame.id)])
             case "response":
                 self.requests.on_response(str(frame.id), frame.payload)
             case "call":

@@ -235,6 +235,19 @@ class Leases:
             if (job.number, job.token) == (number, token) and id not in self._leases and left > 0:
                 self._adopt(job, Worker(job.worker, self._node(), named), left)
 
+    def give_back(self, id: str, worker: Worker, session: str) -> Deferred[None]:
+        """Return a job that *worker*, now of *session*, has not begun: that counts as no delivery.
+
+        Raises:
+            NotFound: see ``finish``.
+        """
+        return uncancelled(self._give_back(id, worker, session))
+
+    async def _give_back(self, id: str, worker: Worker, session: str) -> None:
+        if self._find(id, worker)[0] is None:
+            await self._extend(id, worker, session, GRACE)  # another node may have it: then it is this one's now
+        self.undelivered(id)
+
     def detach(self, id: str) -> None:
         """Let a job take no slot any more; a no-op for one that is not in flight here."""
         lease = self._leases.get(id)

@@ -116,6 +116,13 @@ class IJobVerbs(Interface):
             NotFound: see ``finish_job``.
         """
 
+    def give_back_job(id: str, *, queue: str = "") -> Deferred[None]:
+        """Say that the job was not begun: it comes again at once, as if it had not been delivered.
+
+        Raises:
+            NotFound: see ``finish_job``.
+        """
+
     def extend_job(id: str, seconds: float, *, queue: str = "") -> Deferred[None]:
         """Let the lease end in so many *seconds* from now on.
 

@@ -98,6 +98,11 @@ class JobVerbs(QueueVerbs):
         parts.jobs.consume(self, queue, self._worker(), ack=ack, prefetch=prefetch, lease=lease, matches=matches)
         parts.cluster.hold(QUEUE + queue)
 
+    def give_back_job(self, id: str, *, queue: str = "") -> Deferred[None]:
+        """See ``IPeer.give_back_job``."""
+        leases, session = self._parts.jobs.leases, "" if self.session is None else self.id
+        return self._settle(id, queue, lambda: leases.give_back(id, self._settler(), session))
+
     def stop_consuming(self, queue: str) -> None:
         """See ``IPeer.stop_consuming``."""
         if self._parts.jobs.stop_consuming(self, queue):

@@ -508,7 +508,11 @@ function makeClient(url = '/v1/ws', wanted = {}) {
 			const reg = find('unwatch', key) ?? find('unsubscribe', frame.event);
 			if (reg?.active) reg.onFrame(frame);
 		},
-		message: (frame) => find('release', frame.queue)?.onFrame(frame),
+		message(frame) {
+			const { queue, id } = frame, reg = find('release', queue);
+			if (reg) reg.onFrame(frame);
+			else if (queue) giveBack(queue, [id]); // it was on its way when the consumer ended
+		},
 		response: ({ id }, payload) => sent.get(id)?.onResponse?.(payload),
 		call: (frame, payload = []) => perform(frame, payload, find('unregister', frame.method)),
 		request: (frame, payload) => perform(frame, [payload], find('unacknowledge', payload?.action) ?? find('unacknowledge', '*')),
@@ -727,11 +731,16 @@ function makeClient(url = '/v1/ws', wanted = {}) {
 				if (!opts.name || queue === '@me') clear();
 			},
 			onEnd() {
-				for (const { id } of clear()) if (isReady()) control('fail', [id, { delay: 0, reason: 'not begun' }]);
+				giveBack(queue, clear().map(({ id }) => id));
 			},
 		});
 		for (let worker = 0; worker < prefetch; worker++) pump(reg.items, callback && ((job) => job.run(callback)));
 		return reg.items;
+	}
+
+	// Consumes no more, and returns jobs that nobody has begun: that they were delivered counts for nothing.
+	function giveBack(queue, ids) {
+		while (ids.length && isReady()) control('release', [queue, { not_begun: ids.splice(0, 1000) }]);
 	}
 
 	function jobOf({ id, queue, payload, delivery, lease, ref = '', sender = '', dt: time }) {

@@ -22,19 +22,19 @@ class Mailbox:
         peer: of the client.
         link: the way out.
         lease: seconds that the client has for one.
-        prefetch: how many it may have at once.
+        prefetch: how many it may have at once; 0: the client does not acknowledge any more, but what it has.
     """
 
     _peer: IPeer
     _link: ILink
     _lease: float
-    _prefetch: int
+    prefetch: int
     _awaited: dict[str, Deferred[bool]] = attrs.field(factory=dict)
     _number: int = 0
 
     def deliver(self, mail: Mail) -> Deferred[bool] | bool:
         """Send *mail*, and return what fires when it is done; False: the client has as many as it may."""
-        if len(self._awaited) >= self._prefetch:
+        if len(self._awaited) >= self.prefetch:
             return False
         self._number += 1
         id = f"{self._peer.id}-{self._number}"

@@ -225,8 +225,9 @@ class Outgoing:
 
     def acknowledge_mail(self, prefetch: int) -> None:
         """Let the client have so many messages of its mailbox at once, until it says that they are done; 0: all."""
-        lease = self.settings.lease_seconds
-        self.mailbox = Mailbox(self.peer, self.link, lease, prefetch) if prefetch else None
+        if self.mailbox is None:
+            self.mailbox = Mailbox(self.peer, self.link, self.settings.lease_seconds, prefetch)
+        self.mailbox.prefetch = prefetch
         self.ready()
 
     def mail(self, mail: Mail) -> bool | Deferred[bool]:
@@ -243,7 +244,7 @@ class Outgoing:
         if self.link.paused or self._burst > MAX_BURST_BYTES:
             self._schedule_burst()
             return False
-        if self.mailbox is not None:
+        if self.mailbox is not None and self.mailbox.prefetch:
             return self.mailbox.deliver(mail)
         frame = wire.mail(mail)
         self._burst += len(frame)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from broker.answers import dead_letter, queue_state
-from broker.errors import Invalid
+from broker.errors import Invalid, NotFound
 from broker.jobs import MAILBOX
 from broker.jsontext import overflows
 from protocols.owlmeans.methods import Answer, Method, Name, Options
@@ -15,6 +16,7 @@ from protocols.owlmeans.methods import Answer, Method, Name, Options
 if TYPE_CHECKING:
     from protocols.owlmeans.session import Session
 
+MAX_RETURNED = 1000  # jobs that one call gives back
 MAX_MESSAGES = 64  # of a mailbox that a client may have at once
 Ids = list[str] | str
 
@@ -35,6 +37,12 @@ class ConsumeOptions(Options):
     prefetch: int | None = None
     lease: float | None = None
     filter: dict[str, Any] | None = None
+
+
+class ReleaseOptions(Options):
+    """``not_begun``: ids of jobs that go back at once, which counts neither as a failure nor as a delivery."""
+
+    not_begun: list[str] = []
 
 
 class FailOptions(Options):
@@ -111,22 +119,31 @@ class Consume(Method):
 
 
 class Release(Method):
-    """Undo the consume of a work queue; a no-op without one."""
+    """Undo the consume of a work queue, a no-op without one, and give back jobs that were not begun."""
 
     called = "release"
     queue: str = "default"
+    options: ReleaseOptions | None = None
 
     async def run(self, session: Session) -> Answer:
         """Answer with the queues that are left."""
+        ids = self.options.not_begun if self.options is not None else []
+        if len(ids) > MAX_RETURNED:
+            raise Invalid("not_begun")
         if self.queue == MAILBOX:
             session.acknowledge_mail(0)
         else:
             session.peer.stop_consuming(self.queue)
+        for id in ids:
+            if session.mailbox is None or not session.mailbox.settle(id, done=False):
+                with suppress(NotFound):  # somebody else has got it meanwhile
+                    await session.peer.give_back_job(id, queue=self.queue)
         return {"consuming": _consumed(session)}
 
 
 def _consumed(session: Session) -> list[str]:
-    return [*([MAILBOX] if session.mailbox is not None else []), *session.peer.consumed]
+    has_mailbox = session.mailbox is not None and session.mailbox.prefetch
+    return [*([MAILBOX] if has_mailbox else []), *session.peer.consumed]
 
 
 class Done(Method):

@@ -206,6 +206,27 @@ async def test_a_terminated_worker_finishes_its_job_and_gives_the_others_back(gi
     await eventually_state(give, "rest", depth=2, in_flight=0)
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_job_that_was_never_begun_does_not_die_of_workers_that_are_terminated(
+    give: Developer, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    await give.lines("enqueue", "patient", "first")
+    for number in range(6):
+        begun = tmp_path / f"begun{number}"
+        await give.lines("enqueue", "patient", "next")
+        command = f"cat; echo $TXBROKER_JOB_DELIVERY >{begun}; until [ -e {go}{number} ]; do sleep 0.1; done"
+        work = give.start("work", "patient", "--prefetch", "2", "--json", "--", command)
+        await eventually(begun.exists)
+        await eventually_state(give, "patient", depth=0, in_flight=2)
+        work.signal(signal.SIGTERM)
+        await eventually_state(give, "patient", depth=1, in_flight=1)
+        Path(f"{go}{number}").touch()
+        assert await work.exit() == 0
+        assert json.loads(work.lines[-1])["delivery"] == 1
+    await eventually_state(give, "patient", depth=1, delayed=0, in_flight=0, dead=0)
+
+
 async def eventually_state(give: Developer, queue: str, **wanted: int) -> None:
     end = reactor.seconds() + TIMEOUT
     while True:

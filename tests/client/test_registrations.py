@@ -583,6 +583,34 @@ def test_jobs_that_nobody_has_begun_are_dropped_when_they_went_back(name, away, 
     assert len(consumer.stream) == len(consumer.held) == kept
 
 
+def test_jobs_that_nobody_has_begun_go_back_when_the_consumer_ends():
+    bench = Bench().connected()
+    consumer = consume(bench, prefetch=3)
+    for id in ("j1", "j2", "j3"):
+        job(bench, id)
+    begun = consumer.stream.pop()
+    bench.take()
+    consumer.close()
+    job(bench, "j4")  # it was on its way
+    assert [(frame["method"], frame["payload"]) for frame in bench.take()] == [
+        ("broker.release", ["q", {"not_begun": ["j2", "j3"]}]),
+        ("broker.release", ["q", {"not_begun": ["j4"]}]),
+    ]
+    assert set(consumer.held) == {begun.id}
+    begun.done()
+    assert bench.take()[-1]["payload"] == ["j1"]
+
+
+def test_jobs_that_nobody_has_begun_go_back_when_the_client_closes():
+    bench = Bench().connected()
+    consume(bench, prefetch=2)
+    job(bench, "j1")
+    bench.take()
+    bench.core.close()
+    (frame,) = bench.take()
+    assert (frame["method"], frame["payload"]) == ("broker.release", ["q", {"not_begun": ["j1"]}])
+
+
 def test_a_job_that_somebody_else_has_is_told():
     bench = Bench().connected()
     consume(bench)

@@ -190,6 +190,31 @@ def test_consuming_otherwise_counts_what_one_has(house: House) -> None:
     assert house.jobs.consumed(bob) == ["q"]
 
 
+def test_a_job_that_was_not_begun_goes_back_as_often_as_one_likes(house: House) -> None:
+    house.add(1)
+    for _ in range(50):
+        bob = house.consume(Peer("1"))
+        assert bob.last.delivery == 1
+        house.jobs.stop_consuming(bob, "q")
+        value_of(house.jobs.leases.give_back(bob.last.id, bob.worker, bob.id))
+        assert (house.state(), bob.held) == ((1, 0, 0, 0), 0)
+
+
+def test_a_job_that_was_not_begun_goes_back_from_the_node_that_had_it(house: House, clock: Clock) -> None:
+    house.add(1)
+    bob = house.consume(Peer("1", client="bob"))
+    other = House(house.store, clock, node="other")
+    eve = Peer("2", client="eve")
+    with pytest.raises(NotFound):
+        value_of(other.jobs.leases.give_back(bob.last.id, eve.worker, eve.id))
+    assert house.state() == (0, 0, 1, 0)
+    value_of(other.jobs.leases.give_back(bob.last.id, Worker("bob", "other", named=True), "3"))
+    assert (house.state(), len(other.jobs.leases)) == ((1, 0, 0, 0), 0)
+    house.jobs.stop_consuming(bob, "q")
+    clock.advance(60.0)
+    assert house.state() == (1, 0, 0, 0)
+
+
 def test_a_delayed_job_comes_when_it_is_due(house: House, clock: Clock) -> None:
     bob = house.consume(Peer("1"), prefetch=9)
     house.add(1, delay=10.0)

@@ -712,7 +712,9 @@ test('jobs that were not begun go back when nobody consumes any more, and are dr
   assert.equal(items.length, 0);
   FakeSocket.last.gives(job('two'));
   items.close();
-  assert.deepEqual(FakeSocket.last.call('broker.fail').payload, ['two', { delay: 0, reason: 'not begun' }]);
+  assert.deepEqual(FakeSocket.last.call('broker.release').payload, ['q', { not_begun: ['two'] }]);
+  FakeSocket.last.gives(job('three')); // it was on its way
+  assert.deepEqual(FakeSocket.last.call('broker.release').payload, ['q', { not_begun: ['three'] }]);
   assert.deepEqual(await items.next(), { value: undefined, done: true });
   await end();
 });

@@ -299,3 +299,43 @@ def test_a_client_may_go_back_to_messages_that_it_does_not_acknowledge(room: Roo
     send(room, alice, 1)
     (message,) = jobs(bob)
     assert "queue" not in message
+
+
+def test_jobs_that_were_not_begun_go_back_with_the_end_of_consuming(room: Room) -> None:
+    alice = room.join("alice")
+    room.ask(alice, "broker.enqueue", "q", 1)
+    room.ask(alice, "broker.enqueue", "q", 2)
+    bob = worker(room, "bob", prefetch=2)
+    first, second = jobs(bob)
+    eve = worker(room, "eve", prefetch=2)
+    assert room.ask(eve, "broker.release", "q", {"not_begun": [second["id"], "none"]}) == {"consuming": []}
+    assert room.ask(alice, "broker.queue", "q")["in_flight"] == 2
+    assert room.ask(bob, "broker.release", "q", {"not_begun": [second["id"], "none"]}) == {"consuming": []}
+    assert room.ask(bob, "broker.done", first["id"]) == {}
+    ann = worker(room, "ann", prefetch=2)
+    assert [(job["payload"], job["delivery"]) for job in jobs(ann)] == [(2, 1)]
+    assert refused(room, ann, "broker.release", "q", {"not_begun": ["x"] * 1001}).startswith(MALFORMED)
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_a_message_of_the_mailbox_is_settled_after_the_end_of_consuming(room: Room, is_done: bool) -> None:
+    alice, bob = room.join("alice"), with_mailbox(room)
+    send(room, alice, 1)
+    (first,) = jobs(bob)
+    returned = {} if is_done else {"not_begun": [first["id"]]}
+    assert room.ask(bob, "broker.release", "@me", returned) == {"consuming": []}
+    if is_done:
+        assert room.ask(bob, "broker.done", first["id"]) == {}
+    send(room, alice, 2)
+    room.advance(1.5)
+    assert [(job.get("queue"), job["payload"]) for job in jobs(bob)[1:]] == [(None, n) for n in (1, 2)[is_done:]]
+
+
+def test_messages_of_the_mailbox_are_settled_after_it_is_consumed_otherwise(room: Room) -> None:
+    alice, bob = room.join("alice"), with_mailbox(room, prefetch=1)
+    send(room, alice, 1, 2)
+    (first,) = jobs(bob)
+    room.ask(bob, "broker.consume", "@me", {"ack": True, "prefetch": 2})
+    assert room.ask(bob, "broker.done", first["id"]) == {}
+    room.advance(1.5)
+    assert [job["payload"] for job in jobs(bob)] == [1, 2]
