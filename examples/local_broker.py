@@ -24,6 +24,14 @@ def listen() -> str:
     return f"tcp:{0 if in_use else port}:interface=127.0.0.1"
 
 
+def twistd() -> Path:
+    """Return the program that starts the broker; it is beside the Python that has it."""
+    program = Path(sys.executable).with_name("twistd")
+    if not program.exists():
+        sys.exit(f"{sys.executable} has no broker: `make run` once, then .venv/bin/python {sys.argv[0]} …")
+    return program
+
+
 def install(plugin: Path, site: str) -> None:
     """Install a plugin for this broker alone; yours go where the broker is installed, by ``pip install``."""
     pip = (sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site)
@@ -47,7 +55,7 @@ def broker(plugin: str = "", **settings: str) -> Iterator[str]:
         environ = {"TXBROKER_LISTEN": listen(), "TXBROKER_ADMIN_LISTEN": "none", **settings, **os.environ}
         environ |= {"PYTHONPATH": os.pathsep.join(filter(None, path)), "STATE_DIRECTORY": state}
         environ |= {"TXBROKER_PROTOCOLS": f"{DIALECTS} {plugin}", "TXBROKER_LOG_FORMAT": "json"}
-        command = [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", "broker"]
+        command = [str(twistd()), "-n", "--pidfile=", "broker"]
         process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         try:

@@ -33,7 +33,7 @@ def command(file: Path) -> list[str]:
     if not (node := shutil.which("node")) or not (npm := shutil.which("npm")):
         sys.exit("this example needs Node and npm: apt-get install nodejs npm")
     if not (file.parent / "node_modules").exists() and "NODE_PATH" not in os.environ:
-        subprocess.run([npm, "install", "--silent", "--no-fund"], cwd=file.parent, check=True)
+        subprocess.run([npm, "install", "--silent", "--no-fund", "--no-package-lock"], cwd=file.parent, check=True)
     return [node, str(file)]
 
 

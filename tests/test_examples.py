@@ -67,6 +67,16 @@ def test_each_example_is_shorter_than_eighty_lines_and_is_told():
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_python_without_the_broker_is_told_which_one_has_it(tmp_path):
+    (tmp_path / "python3").symlink_to(Path(sys.executable).resolve())
+    words = [tmp_path / "python3", "-S", EXAMPLES / "run.py", "tour"]
+    program = Program.start(words, env=clean_environ(tmp_path), cwd=tmp_path)
+    assert await program.exit() == 1, program.report()
+    assert "has no broker: `make run` once, then .venv/bin/python" in program.report()
+    assert "Traceback" not in program.report()
+
+
+@pytest_twisted.ensureDeferred
 async def test_worker_tries_again_what_fails_and_gives_up_at_last(daemon: Daemon, run: Run):
     lines = await lines_of(await run("worker", BROKER=daemon.url))
     assert [line for line in lines if "slow@" in line] == [
