@@ -46,7 +46,7 @@ def publish(target: Target, topic: str, payload: str, lines: bool, as_text: bool
     "origin",
     metavar="PLACE",
     default="",
-    help="start, new, or the place after which to begin: an id, or EPOCH:ID; new.",
+    help="start, new, or the place after which to begin: an id, or EPOCH:ID; by default new.",
 )
 @click.option("--cursor", default="", metavar="NAME", help="Go on after what it has acknowledged, and acknowledge.")
 @click.option("--last", type=click.IntRange(1), metavar="N", help="Begin with the newest so many that are kept.")
