@@ -70,7 +70,7 @@ class _Connection:
             self._refused(error)
         except ssl.SSLCertVerificationError as error:
             self._untrusted(error.verify_message or str(error))
-        except (OSError, WebSocketException, EOFError) as error:
+        except (OSError, WebSocketException, EOFError, ValueError) as error:
             self._ended(ABNORMAL, str(error) or type(error).__name__)
         else:
             await self._use(socket)
@@ -223,6 +223,8 @@ class AsyncioDriver(Driver):
         def fail(error: ClientError) -> None:
             if not future.done():
                 future.set_exception(error)
+                if self.core.end is not None:
+                    future.exception()  # nobody has to ask what has become of it, now that the client has ended
 
         outcome.listen(succeed, fail)
         if not future.done():

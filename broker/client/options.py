@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TypedDict
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import attrs
 
@@ -33,6 +33,15 @@ class Settings(TypedDict, total=False):
     resend_window: float
     max_received_bytes: int
     ca_file: str
+
+
+def _is_address(url: str) -> bool:
+    try:
+        split = urlsplit(url)
+        host = (split.hostname or "").encode("idna")
+        return split.scheme in ("ws", "wss") and bool(host) and split.port != 0
+    except ValueError:
+        return False
 
 
 def _urls(url: str | Sequence[str]) -> tuple[str, ...]:
@@ -90,8 +99,12 @@ class Options:
     ca_file: str = ""
 
     def __attrs_post_init__(self) -> None:
-        if not self.urls or not all(url.startswith(("ws://", "wss://")) for url in self.urls):
-            raise Invalid("the URL of a broker begins with ws:// or wss://")
+        if not self.urls or not all(map(_is_address, self.urls)):
+            raise Invalid("the URL of a broker begins with ws:// or wss://, and has the name of a host")
+        try:
+            self.name.encode()
+        except UnicodeEncodeError:
+            raise Invalid("the name of a client has a lone surrogate") from None
 
     def address_of(self, url: str) -> str:
         """Return *url* with the name."""

@@ -16,13 +16,15 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, maybeDeferred
 from twisted.internet.protocol import Factory, Protocol
 
-from broker.client import Cancelled, Closed
+from broker.client import Cancelled, Closed, Invalid
+from broker.client.asyncio import Client as AsyncioClient
 from broker.client.consumers import Consumer
 from broker.client.handles import EventItems
 from broker.client.readers import Reader
 from broker.client.states import State
 from broker.client.streams import Stream
 from broker.client.subscriptions import Subscription
+from broker.client.twisted import Client as TwistedClient
 from broker.client.watches import Watch
 from tests.client.fake_driver import IDENTITY, Bench, End
 from tests.support.both_clients import LIBRARIES, Library
@@ -376,3 +378,35 @@ async def test_the_broker_has_no_subscription_of_an_iterator_that_nobody_holds(
             assert (await client.publish(name, 1)).delivered == 0
 
     await library.run(scenario, 20.0)
+
+
+def test_what_nobody_waits_for_is_not_logged_when_the_asyncio_client_closes():
+    told: list[object] = []
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        client = AsyncioClient("ws://127.0.0.1:1/v1/ws", first_wait=1000.0)
+        client.connect()
+        client.publish("t", 1)
+        client.settled()
+        await client.close()
+        client.enqueue("q", 1)
+        gc.collect()
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    assert told == []
+
+
+@pytest.mark.parametrize("client", [AsyncioClient, TwistedClient])
+@pytest.mark.parametrize(
+    "url", ["ws://a..b/v1/ws", "ws://" + "a" * 64, "ws://", "ws://host:0/", "ws://[::1/", "http://x"]
+)
+def test_a_url_that_nothing_can_be_at_is_refused(client, url):
+    with pytest.raises(Invalid):
+        client(url)
+
+
+def test_a_name_that_can_not_be_sent_is_refused():
+    with pytest.raises(Invalid):
+        AsyncioClient("ws://localhost/v1/ws", name="x\udcff")
