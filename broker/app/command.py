@@ -82,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exits with the status 0, 1 when it has failed, or 2 for wrong arguments or settings.
     """
+    _open_streams()
     try:
         try:
             _run(arguments)
@@ -93,6 +94,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not isinstance(error, BrokenPipeError):
             print(f"txbroker: {error}", file=sys.stderr)
         raise SystemExit(FAILED) from None
+
+
+def _open_streams() -> None:
+    """Have all standard streams: the number of one that is closed would be that of a connection or a file."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _run(arguments: Sequence[str] | None) -> None:

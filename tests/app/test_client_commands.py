@@ -82,6 +82,35 @@ async def test_each_line_of_the_input_is_an_event(give: Developer, tmp_path: Pat
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_lines_before_one_that_is_no_text_are_published(give: Developer, tmp_path: Path) -> None:
+    (tmp_path / "lines").write_bytes(b"1\n2\n\xff\n3\n")
+    with (tmp_path / "lines").open() as file:
+        give.monkeypatch.setattr(io, "TextIOWrapper", lambda _: file)
+        status, said, errors = await give("publish", "begun", "--lines", "--durable")
+    assert (status, len(said.splitlines()), errors.count("\n")) == (2, 2, 1)
+    assert errors.startswith("txbroker: line 3 of standard input is no UTF-8")
+    found = await give.lines("read", "begun", "--json")
+    assert [json.loads(line)["payload"] for line in found] == [1, 2]
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest_twisted.ensureDeferred
+async def test_standard_streams_that_are_closed_take_no_place_of_a_connection(
+    give: Developer, tmp_path: Path, closed: str
+) -> None:
+    topic = "closed." + "".join(str(ord(character)) for character in closed)
+    told = tmp_path / "told"
+    # What the command prints would go into the connection.
+    words = f"{Path(sys.executable).with_name('txbroker')} work {topic} --count 1 --json --"
+    command = f"{words} 'cat; echo printed; echo told >&2; exit 1' {closed}; echo $? >{told}"
+    await give.lines("enqueue", topic, "1")
+    give.start_program("/bin/sh", "-c", command)
+    await eventually(lambda: told.exists() and told.read_text().strip())
+    assert told.read_text() == "0\n"
+    assert (await give.json("call", "broker.queue", topic))["delayed"] == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_what_the_broker_refuses_is_one_line_with_its_code(give: Developer) -> None:
     await give.lines("publish", "refused", "1", "--durable")
     assert await give("publish", "refused", "2", "--expect", "0") == (

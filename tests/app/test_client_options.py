@@ -39,7 +39,9 @@ def test_a_url_is_that_of_the_native_dialect(text, url):
     assert native_url(text) == url
 
 
-@pytest.mark.parametrize("text", ["ftp://host", "http://", "http://host:0", "http://host:x", "unix:/run/x"])
+@pytest.mark.parametrize(
+    "text", ["ftp://host", "http://", "http://host:0", "http://host:x", "unix:/run/x", "http://a..b/"]
+)
 def test_what_is_no_url_is_refused(text):
     with pytest.raises(Invalid, match="expected a URL"):
         native_url(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,23 @@ def test_what_a_command_leaves_running_is_ended(tmp_path):
     assert result.output == b"done\n"
     pid = int(begun.read_text())
     asyncio.run(until(lambda: gone(pid)))
+
+
+def test_a_process_in_a_session_of_its_own_holds_no_pipe_of_a_command(tmp_path):
+    begun = tmp_path / "pid"
+
+    async def scenario() -> set[str]:
+        await Command.of(["true"]).run(b"", {})
+        before = set(os.listdir("/proc/self/fd"))
+        result = await Command.of([f"setsid sleep 1000 & echo $! >{begun}; echo done"]).run(b"x", {})
+        assert (result.status, result.output) == (0, b"done\n")
+        await asyncio.sleep(0)  # closed transports let go of their pipes
+        return set(os.listdir("/proc/self/fd")) - before
+
+    try:
+        assert asyncio.run(scenario()) == set()
+    finally:
+        os.kill(int(begun.read_text()), signal.SIGKILL)
 
 
 def test_to_cancel_it_ends_all_of_its_processes(tmp_path):

@@ -63,7 +63,10 @@ class Developer:
 
     def start(self, *words: str) -> Program:
         """Start a command that goes on."""
-        program = Path(sys.executable).with_name("txbroker")
+        return self.start_program(str(Path(sys.executable).with_name("txbroker")), *words)
+
+    def start_program(self, *words: str) -> Program:
+        """Start another program, with what the commands know of the broker."""
         environ = {**clean_environ(self.daemon.directory), **self.environ()}
-        self.programs.append(Program.start([program, *words], env=environ, cwd=self.daemon.directory))
+        self.programs.append(Program.start(words, env=environ, cwd=self.daemon.directory))
         return self.programs[-1]

@@ -66,14 +66,20 @@ async def _publish(client: Client, topic: str, value: Any, options: dict[str, An
 
 async def _publish_lines(client: Client, topic: str, options: dict[str, Any], as_text: bool, as_json: bool) -> None:
     pending: deque[asyncio.Task[Published]] = deque()
+    problem: Invalid | None = None
     try:
-        async for line in input_lines():
-            value = line if as_text else value_of(line)
-            pending.append(asyncio.create_task(_publish(client, topic, value, options)))
-            while len(pending) >= MAX_PENDING or (pending and pending[0].done()):
-                _show(await pending.popleft(), as_json)
+        try:
+            async for line in input_lines():
+                value = line if as_text else value_of(line)
+                pending.append(asyncio.create_task(_publish(client, topic, value, options)))
+                while len(pending) >= MAX_PENDING or (pending and pending[0].done()):
+                    _show(await pending.popleft(), as_json)
+        except Invalid as error:
+            problem = error  # the lines before it are published
         while pending:
             _show(await pending.popleft(), as_json)
+        if problem is not None:
+            raise problem
     finally:
         for task in pending:
             task.cancel()

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE, SubprocessStreamProtocol
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -80,31 +80,47 @@ class Command:
             OutputTooLarge: it has printed too much, and was ended.
             OSError: it can not be run.
         """
-        starting = asyncio.ensure_future(
-            asyncio.create_subprocess_exec(
-                *self.words,
-                stdin=PIPE if given else DEVNULL,
-                stdout=output,
-                stderr=PIPE,
-                env={**os.environ, **environ},
-                start_new_session=True,  # so that its processes can be ended together
-            )
-        )
+        starting = asyncio.ensure_future(self._start(PIPE if given else DEVNULL, output, {**os.environ, **environ}))
         try:
-            process = await asyncio.shield(starting)
+            running = await asyncio.shield(starting)
         except asyncio.CancelledError:
-            await _Running(await starting, 0).end()  # it may run already
+            await (await starting).end()  # it may run already
             raise
-        running = _Running(process, self.max_output)
         try:
             return await running.finish(given)
         finally:
             await running.end()
 
+    async def _start(self, given: int, output: int | None, environ: Mapping[str, str]) -> _Running:
+        loop = asyncio.get_running_loop()
+        transport, protocol = await loop.subprocess_exec(
+            lambda: _Protocol(CHUNK, loop),
+            *self.words,
+            stdin=given,
+            stdout=output,
+            stderr=PIPE,
+            env=environ,
+            start_new_session=True,  # so that its processes can be ended together
+        )
+        return _Running(transport, protocol, self.max_output)
+
+
+class _Protocol(SubprocessStreamProtocol):
+    """Knows when the process has ended: ``Process.wait`` may wait for those that have its pipes, too."""
+
+    def __init__(self, limit: int, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(limit, loop)
+        self.exited = asyncio.Event()
+
+    def process_exited(self) -> None:
+        super().process_exited()
+        self.exited.set()
+
 
 @attrs.define(eq=False)
 class _Running:
-    process: Process
+    transport: asyncio.SubprocessTransport
+    protocol: _Protocol
     max_output: int
     _output: bytearray = attrs.field(factory=bytearray, init=False)
     _last: bytes = attrs.field(default=b"", init=False)  # of standard error, the line that is not empty
@@ -114,12 +130,12 @@ class _Running:
         """Return what becomes of it."""
         pipes = [asyncio.create_task(self._feed(given)), asyncio.create_task(self._read_errors())]
         reader = asyncio.create_task(self._read_output())
-        ended = asyncio.create_task(self.process.wait())
+        ended = asyncio.create_task(self.protocol.exited.wait())
         try:
             await asyncio.wait([ended, reader], return_when=asyncio.FIRST_COMPLETED)
             if reader.done():
                 reader.result()  # raises if that was too much
-            status = await ended
+            await ended
             self._kill(signal.SIGKILL)  # what it has left behind would hold the pipes open
             await asyncio.wait([reader, pipes[1]], timeout=DRAIN)
             if reader.done():
@@ -127,22 +143,26 @@ class _Running:
         finally:
             for task in (*pipes, reader, ended):
                 task.cancel()
+        status = self.transport.get_returncode() or 0
         return Result(status if status >= 0 else 128 - status, bytes(self._output), self._reason(status))
 
     async def end(self) -> None:
         """End all of its processes that still run, at first with SIGTERM."""
-        if self.process.returncode is None:
+        exited = self.protocol.exited
+        if not exited.is_set():
             self._kill(signal.SIGTERM)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.process.wait(), GRACE)
+                await asyncio.wait_for(exited.wait(), GRACE)
         self._kill(signal.SIGKILL)
+        await exited.wait()
+        self.transport.close()  # a process that has left for a session of its own may hold the pipes
 
     def _kill(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, number)
+            os.killpg(self.transport.get_pid(), number)
 
     async def _feed(self, given: bytes) -> None:
-        stream = self.process.stdin
+        stream = self.protocol.stdin
         if stream is None:
             return
         with suppress(BrokenPipeError, ConnectionResetError):  # it may end without having read all
@@ -151,14 +171,14 @@ class _Running:
         stream.close()
 
     async def _read_output(self) -> None:
-        stream = self.process.stdout
+        stream = self.protocol.stdout
         while stream is not None and (data := await stream.read(CHUNK)):
             if len(self._output) + len(data) > self.max_output:
                 raise OutputTooLarge(f"it has printed more than {self.max_output} bytes")
             self._output += data
 
     async def _read_errors(self) -> None:
-        stream = self.process.stderr
+        stream = self.protocol.stderr
         while stream is not None and (data := await stream.read(CHUNK)):
             sys.stderr.buffer.write(data)
             sys.stderr.flush()

@@ -117,7 +117,7 @@ def native_url(text: str) -> str:
     try:
         split = urlsplit(text if "://" in text or text.startswith("unix:") else f"http://{text}")
         secured = SECURED[split.scheme]
-        fine = bool(split.hostname) and split.port != 0
+        fine = bool((split.hostname or "").encode("idna")) and split.port != 0
     except (KeyError, ValueError):
         fine = False
     if not fine:
