@@ -28,10 +28,10 @@ async def places_of(store: IStore, topic: str, origin: Origin | PlaceOf, *, exac
     """
     if exact or not is_pattern(topic):
         if isinstance(origin, Mapping):
-            raise Invalid("from", topic)
+            raise Invalid("from", topic, message=f"from has a position for each topic, and {topic} is one topic")
         return [(topic, await origin(topic) if callable(origin) else origin)]
     if isinstance(origin, Position):
-        raise Invalid("from", topic)
+        raise Invalid("from", topic, message=f"from is a position of one topic, and {topic} is a pattern")
     topics = await _topics_of(store, topic)
     if callable(origin):
         return [(each, await origin(each)) for each in topics]
@@ -39,7 +39,7 @@ async def places_of(store: IStore, topic: str, origin: Origin | PlaceOf, *, exac
         return [(each, origin) for each in topics]
     for each in origin:
         if not matches(topic, each) or each.startswith(CONTROL_PREFIX):
-            raise Invalid("from", each)
+            raise Invalid("from", each, message=f"from names {each}, which {topic} does not match")
     every = dict.fromkeys([*topics, *origin])
     if len(every) > MAX_TOPICS:
         raise TooLarge("topics", topic)
@@ -78,7 +78,7 @@ async def start_of(store: IStore, topic: str, place: Place) -> tuple[Start, int]
         return Start(topic, Position(epoch, head)), head
     if isinstance(place, Position) and place.epoch == epoch:
         if place.id > head:
-            raise Invalid("from", topic)
+            raise Invalid("from", topic, message=f"from is beyond the newest event of {topic}, {head}")
         following = await store.read(log, place.id, 1) if place.id < head else []
         if place.id == head or (following and following[0].id == place.id + 1):
             return Start(topic, place), head

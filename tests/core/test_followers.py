@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from typing import Any
 
@@ -247,7 +248,7 @@ def test_what_is_removed_while_a_client_is_behind_is_told(room, reader, upto, lo
 def test_a_position_beyond_the_newest_event_is_refused_and_changes_nothing(room, reader):
     room.publish(2)
     room.follow(reader, START)
-    with pytest.raises(Invalid):
+    with pytest.raises(Invalid, match="from is beyond the newest event of t, 2"):
         room.begin(Reader(), room.position(3))
     room.publish(1)
     assert reader.ids == [1, 2, 3]
@@ -304,14 +305,20 @@ def test_a_pattern_begins_at_the_positions_of_its_topics_and_else_at_their_start
     assert sorted((event.topic, event.id) for event in reader.got) == [("a.x", 2), ("a.y", 1), ("a.y", 2)]
 
 
-@pytest.mark.parametrize("origin", [Position("e", 0), {"b.x": Position("e", 0)}])
-def test_a_pattern_takes_positions_of_its_own_topics_only(room, origin):
-    with pytest.raises(Invalid):
+@pytest.mark.parametrize(
+    ("origin", "why"),
+    [
+        (Position("e", 0), "from is a position of one topic, and a.> is a pattern"),
+        ({"b.x": Position("e", 0)}, "from names b.x, which a.> does not match"),
+    ],
+)
+def test_a_pattern_takes_positions_of_its_own_topics_only(room, origin, why):
+    with pytest.raises(Invalid, match=re.escape(why)):
         room.begin(Reader(), origin, "a.>")
 
 
 def test_a_name_takes_no_map(room):
-    with pytest.raises(Invalid):
+    with pytest.raises(Invalid, match="and t is one topic"):
         room.begin(Reader(), {"t": room.position(0)})
 
 

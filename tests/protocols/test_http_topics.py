@@ -113,6 +113,7 @@ def test_a_batch_that_is_sent_again_by_its_key_is_stored_once(api: Api) -> None:
         ("POST", "/topics/live", "1", {"Idempotency-Key": "k"}, "needs an event that is stored"),
         ("POST", "/topics/live", "1", {"If-Match": '"0"'}, "needs an event that is stored"),
         ("GET", "/topics/a?after=7", "", {}, "after is beyond the newest event, 0"),
+        ("GET", "/topics/a?from=7", "", STREAM, "from is beyond the newest event of a, 0"),
         ("PUT", "/cursors/c/a", '{"id":7}', {}, "id is beyond the newest event"),
         ("POST", "/batch", "[]", {}, "there are no events"),
         ("POST", "/batch", '[{"topic":"a","kee":1}]', {}, "body kee: "),
