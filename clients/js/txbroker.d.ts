@@ -26,12 +26,11 @@ export interface Options {
   pingTimeout?: number;
   /** For a close in good order: 3. */
   closeTimeout?: number;
-  /** Operations that may wait to be sent (10,000), and bytes of their frames (16 MiB). */
-  maxBuffered?: number;
+  /** Bytes of the frames that may wait to be sent, or answered: 16 MiB. */
   maxBufferedBytes?: number;
   /** Of one frame, as TXBROKER_MAX_MESSAGE_BYTES: 1 MiB. */
   maxMessageBytes?: number;
-  /** Items of one stream that may wait for the application: 1000. */
+  /** Items of one registration that may wait for the application; what comes then is asked for again later: 1000. */
   maxUnread?: number;
   /** Operations per second at most; null: as the broker lets it. */
   rate?: number | null;
@@ -53,37 +52,34 @@ export interface Position { epoch: string; id: number }
 
 export interface Identity { id: string; session: string; stage: string }
 
-/** `id` is 0, and `epoch` "", for what is not stored, which was `delivered` to so many sessions. */
-export interface Published { id: number; epoch: string; time: number; duplicate: boolean; delivered: number | null }
-
-export interface Stored { topic: string; epoch: string; id: number; duplicate?: boolean }
+/** The position of what is stored; or to how many sessions it was `delivered`. */
+export interface Published { id?: number; epoch?: string; time?: number; duplicate?: boolean; delivered?: number }
 
 export interface Event<T = any> {
   topic: string;
   /** The kind of event; the topic when it has none. */
   name: string;
-  /** A Uint8Array if it was published so. */
   payload: T;
-  sender: string;
+  /** "base64" if the payload is that of bytes. */
+  encoding?: string;
+  content_type?: string;
+  sender?: string;
   time: number;
   /** Of a stored one, else 0, "" and null. */
   id: number;
   epoch: string;
   position: Position | null;
-  /** That acknowledges it, or "". */
-  cursor: string;
-  contentType: string;
+  /** That acknowledges it. */
+  cursor?: string;
 }
 
 /** An event as `read` returns it. */
 export interface StoredEvent<T = any> {
-  topic: string; name: string; payload: T; sender: string; time: number; id: number; epoch: string; position: Position;
-  content_type?: string; from?: string;
+  topic: string; name: string; payload: T; sender: string; time: number; id: number; epoch: string;
+  content_type?: string; encoding?: string; from?: string;
 }
 
 export interface Page<T = any> { events: StoredEvent<T>[]; epoch: string; first: number; head: number }
-
-export interface CursorState { cursor: string; topic: string; id: number; lag: number; moved: number | null }
 
 export interface Member { id: string; sessions: number; info?: any }
 
@@ -92,7 +88,7 @@ export interface Start {
   lost?: any; members?: Member[];
 }
 
-/** Events, or changes of keys, that can not be had. */
+/** Events, or changes of keys, that can not be had; for "slow" and "away", what was live may be missing. */
 export interface Gap { topic: string; why: string; from?: number | null; to?: number | null; count?: number }
 
 export interface Entry { key: string; value?: string | null; revision: number; expires?: number }
@@ -101,8 +97,6 @@ export interface Entry { key: string; value?: string | null; revision: number; e
 export interface Change {
   key: string; value: string | null; revision: number; kind: string; previous?: string | null; time: number;
 }
-
-export interface QueueState { depth: number; delayed: number; inFlight: number; dead: number; oldest: number | null }
 
 export type NoticeKind =
   | 'connecting' | 'ready' | 'lost' | 'waiting' | 'stopped' | 'expiring' | 'refreshed' | 'auth-failed'
@@ -116,25 +110,19 @@ export interface Statistics {
   state: string; connections: number; losses: number; started: number; succeeded: number; failed: number;
   timedOut: number; cancelled: number; pending: number; resent: number; buffered: number; bufferedBytes: number;
   late: number; events: number; duplicates: number; jobs: number; served: number; rateLimited: number;
-  rate: number | null;
+  /** Operations per second; Infinity: without limit. */
+  rate: number;
 }
 
 /** What comes one after the other; to leave a `for await` closes it. */
 export interface Items<T> extends AsyncIterableIterator<T> {
-  /** How many have come and were not asked for. */
-  readonly length: number;
+  /** What has come and was not asked for. */
+  readonly unread: readonly T[];
   close(): void;
 }
 
 /** Items of a registration; `ready` ends when it is in place for the first time. */
 export interface Registered<T, R = unknown> extends Items<T> { readonly ready: Promise<R> }
-
-export interface Events<T = any> extends Registered<Event<T>, Start> {
-  /** What could not be had, the latest of it. */
-  readonly gaps: Gap[];
-  /** Where a subscription to a topic is: of the last stored event that has come. */
-  readonly position: Position | undefined;
-}
 
 export interface Job<T = any> {
   readonly id: string;
@@ -143,14 +131,13 @@ export interface Job<T = any> {
   /** 1 for the first. */
   readonly delivery: number;
   readonly lease: number;
-  readonly ref: string;
-  readonly sender: string;
+  readonly ref?: string;
+  readonly sender?: string;
   readonly time: number;
   /** Whether the broker was told what has become of it. */
   readonly settled: boolean;
-  done(): Promise<void>;
-  fail(reason?: string, delay?: number): Promise<void>;
-  extend(seconds: number): Promise<void>;
+  done(): Promise<unknown>;
+  fail(reason?: string, delay?: number): Promise<unknown>;
   /** It is done when `work` is, and has failed when that throws. */
   run(work: (job: Job<T>) => unknown): Promise<void>;
 }
@@ -165,11 +152,9 @@ export interface PublishOptions extends Asking {
   ttl?: number;
   retain?: boolean;
   exclude?: string[];
-  contentType?: string;
-}
-
-export interface Draft {
-  topic: string; payload: unknown; key?: string; name?: string; expect?: number | Position; ttl?: number; contentType?: string;
+  content_type?: string;
+  /** "base64" if the payload is a text of bytes, which other dialects get as bytes. */
+  encoding?: 'base64';
 }
 
 export interface SubscribeOptions {
@@ -194,7 +179,7 @@ export interface CallOptions<T = any> extends Asking {
 /** `this` of a handler: `signal` is aborted when nobody waits for the answer any more. */
 export interface Invocation { signal: AbortSignal; caller: string }
 
-export interface ServeOptions { mode?: 'single' | 'roundrobin' | 'leastbusy'; maxInFlight?: number; queue?: number }
+export interface ServeOptions { mode?: 'single' | 'roundrobin' | 'leastbusy'; max_in_flight?: number; queue?: number }
 
 export interface Registration { readonly ready: Promise<unknown>; close(): void }
 
@@ -219,11 +204,8 @@ export class Client {
   on(kind: NoticeKind | '*', listener: (notice: Notice) => void): () => void;
   stats(): Statistics;
   setRate(limit: number | null): void;
-  whoami(): Promise<Identity>;
 
   publish(topic: string, payload: unknown, options?: PublishOptions): Promise<Published>;
-  /** Stores up to 1,000 events, all of them or none. */
-  batch(events: Draft[], options?: Asking): Promise<Stored[]>;
   read<T = any>(topic: string, options?: Asking & {
     after?: number | Position; before?: number | Position; last?: number; limit?: number;
   }): Promise<Page<T>>;
@@ -231,13 +213,12 @@ export class Client {
   ack(cursor: string, topic: string, position: number | Position, options?: Asking): Promise<{
     cursor: string; id: number; back: boolean;
   }>;
-  cursors(topic?: string): Promise<CursorState[]>;
   members(topic: string, options?: Asking & { limit?: number; after?: string }): Promise<Member[]>;
-  subscribe<T = any>(topic: string, options?: SubscribeOptions, callback?: (event: Event<T>) => unknown): Events<T>;
-  subscribe<T = any>(topic: string, callback: (event: Event<T>) => unknown, options?: SubscribeOptions): Events<T>;
+  subscribe<T = any>(topic: string, options?: SubscribeOptions, callback?: (event: Event<T>) => unknown): Registered<Event<T>, Start>;
+  subscribe<T = any>(topic: string, callback: (event: Event<T>) => unknown, options?: SubscribeOptions): Registered<Event<T>, Start>;
 
+  /** Calls a procedure, or a method of the broker, as `broker.batch`. */
   call<T = any>(procedure: string, args?: unknown[], options?: CallOptions<T>): Promise<T>;
-  procedures(pattern?: string): Promise<string[]>;
   /** The arguments of the handler are those of the call; what it throws is the error of the caller. */
   serve(procedure: string, handler: (this: Invocation, ...args: any[]) => unknown, options?: ServeOptions): Registration;
   /** The handler returns one response, or is an async generator of any number. */
@@ -250,9 +231,6 @@ export class Client {
   enqueue(queue: string, payload: unknown, options?: Asking & {
     key?: string; delay?: number; order?: string; ttl?: number;
   }): Promise<{ id: string; duplicate: boolean }>;
-  queue(name: string): Promise<QueueState>;
-  retry(queue: string, ids?: string[] | 'all'): Promise<number>;
-  drop(queue: string, ids?: string[] | 'all'): Promise<number>;
   /** Of the queue `@me`, the messages of the own mailbox. */
   consume<T = any>(queue: string, options?: ConsumeOptions, callback?: (job: Job<T>) => unknown): Registered<Job<T>>;
   consume<T = any>(queue: string, callback: (job: Job<T>) => unknown, options?: ConsumeOptions): Registered<Job<T>>;
@@ -274,13 +252,13 @@ export interface WatchOptions { previous?: boolean; exact?: boolean }
 /** Something that was asked for has failed; `done`: it may have been done all the same. */
 export class ClientError extends Error {
   constructor(message?: string, fields?: object);
-  static readonly code: string;
   readonly code: string;
   readonly done: boolean;
 }
 export class NotFound extends ClientError {}
 export class Timeout extends ClientError {}
 export class Gone extends ClientError {}
+/** A name has an owner already, or this client a registration of it. */
 export class Taken extends ClientError {}
 export class Unauthenticated extends ClientError {}
 export class Denied extends ClientError {}

@@ -70,7 +70,7 @@ async function read() {
     found.numbers.push(payload);
     if (found.ids.length === Math.floor(total / 5)) measure();
     if (id % 50 === 0) await reader.ack(CURSOR, TOPIC, position).catch(() => { found.triedAgain += 1; });
-    found.gaps = events.gaps.length;
+    found.gaps = found.notices.gap ?? 0;
     if (found.ids.length >= total) break;
   }
 }
