@@ -70,7 +70,8 @@ class Dispatcher:
             found.on_event(frame)
 
     def _on_system(self, frame: Frame) -> None:
-        payload: Any = wire.value_of(frame.payload) if frame.payload else {}
+        found = wire.value_of(frame.payload) if frame.payload else {}
+        payload: dict[str, Any] = found if isinstance(found, dict) else {}
         match frame.event:
             case "broker.gap":
                 topic, why = str(payload.get("topic", "")), str(payload.get("why", "slow"))
@@ -78,7 +79,8 @@ class Dispatcher:
             case "broker.cancel":
                 self.procedures.on_cancel(str(frame.id))
             case "broker.expiring":
-                self.context.notify(Notice("expiring", delay=payload.get("left", 0) / 1000))
+                left = payload.get("left", 0)
+                self.context.notify(Notice("expiring", delay=left / 1000 if isinstance(left, int | float) else 0.0))
                 if self.driver.renewable:
                     self.driver.renew()
             case "broker.error":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 
+from broker.client.asyncio import Client
 from tests.support.daemon import Daemon
 from tests.support.developer import SECRET, Developer
 from tests.support.eventually import TIMEOUT, eventually
@@ -291,6 +293,15 @@ async def test_dead_jobs_are_listed_requeued_and_dropped(give: Developer) -> Non
     assert line.endswith(f"5 deliveries  {dead[1]['payload']}  why")
     assert await give.lines("dead", "drop", "grave", "--all") == ["dropped: 1"]
     assert await give.lines("dead", "list", "grave") == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_dead_jobs_that_can_not_be_read_are_one_line(give: Developer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for answer in (None, "x", {"jobs": [{}]}):
+        monkeypatch.setattr(Client, "call", lambda *_, answer=answer: asyncio.sleep(0, answer))
+        status, said, errors = await give("dead", "list", "grave")
+        assert (status, said, errors.count("\n")) == (1, "", 1)
+        assert errors.startswith("txbroker: INTERNAL: an answer can not be read: ")
 
 
 @pytest_twisted.ensureDeferred

@@ -9,7 +9,7 @@ import sys
 import click
 import pytest
 
-from broker.app.client.output import event_as_dict, event_as_line, one_line
+from broker.app.client.output import event_as_dict, event_as_line, moment, one_line
 from broker.app.client.payloads import payload_of, position_of
 from broker.app.client.shell import input_of
 from broker.app.client.target import find_target, native_url
@@ -202,3 +202,17 @@ def test_what_a_command_needs_is_not_imported_for_the_help_of_all():
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     unwanted = ("broker.client", "broker.app.client.", "broker.config.settings", "websockets", "twisted", "http")
     assert [name for name in loaded if name.startswith(unwanted)] == []
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [
+        (0, "-"),
+        (1_500, "1970-01-01T00:00:01.500Z"),
+        (8_640_000_000_000_000, "8640000000000000 ms"),
+        (10**30, f"{10**30} ms"),
+        (-(10**17), f"{-(10**17)} ms"),
+    ],
+)
+def test_a_time_that_no_calendar_has_is_shown_as_a_number(milliseconds, text):
+    assert moment(milliseconds) == text

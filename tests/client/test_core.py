@@ -257,3 +257,11 @@ def test_statistics_add_up():
         (5, 1, 1, 1, 1, 1)
     )
     assert [each.ended for each in (done, failed, slow, waits)] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("payload", [[], "x", None, {"left": "soon", "topic": [], "error": {}}])
+@pytest.mark.parametrize("event", ["broker.gap", "broker.cancel", "broker.expiring", "broker.error"])
+def test_what_the_broker_says_amiss_is_understood_as_far_as_it_can_be(event, payload):
+    bench = Bench().connected()
+    bench.receive(type="system", id="1", event=event, payload=payload)
+    assert bench.core.is_ready

@@ -73,5 +73,8 @@ def moment(milliseconds: int) -> str:
     """Return a time as people read it, in UTC."""
     if not milliseconds:
         return "-"
-    when = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    try:
+        when = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (ValueError, OverflowError, OSError):  # after the year 9999, or before the first
+        return f"{milliseconds} ms"
     return when.strftime("%Y-%m-%dT%H:%M:%S.") + f"{milliseconds % 1000:03}Z"

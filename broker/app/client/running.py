@@ -64,6 +64,7 @@ async def _once(target: Target, work: Work, endless: bool) -> Any:
     client = make_client(target)
     reasons: list[str] = []
     client.on("waiting", lambda notice: reasons.append(notice.reason))
+    client.on("error", lambda notice: note(f"{notice.reason}: {notice.error}" if notice.reason else str(notice.error)))
     connected = False
     try:
         async with asyncio.timeout(target.timeout) as limit:
