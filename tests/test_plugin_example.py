@@ -6,9 +6,7 @@ import json
 import re
 import runpy
 import sys
-from itertools import takewhile
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 import pytest_twisted
@@ -158,17 +156,3 @@ def test_a_whole_topic_is_exported_page_by_page():
         data += piece
     assert stream.ended
     assert [json.loads(line)["n"] for line in data.splitlines()] == list(range(300))
-
-
-def test_every_other_piece_of_python_in_the_docs_compiles():
-    pages = {page: code for page in EXAMPLES.parent.rglob("*.rst") for code in python_of(page)}
-    for page, code in pages.items():
-        compile(code, str(page), "exec")
-    # Code of this page is run, as files of docs/examples.
-    assert EXAMPLES.parent / "writing-a-plugin.rst" not in pages
-
-
-def python_of(page):
-    """Return the code blocks of *page* that are Python."""
-    _, *blocks = page.read_text().split(".. code-block:: python\n")
-    return [dedent("\n".join(takewhile(lambda line: not line or line[0] == " ", b.splitlines()))) for b in blocks]

@@ -18,6 +18,7 @@ from broker.config.settings import Settings, SettingsError
 from broker.errors import Invalid
 
 LOOPBACK = ":interface=127.0.0.1"
+SOCKET = "/tmp/a-socket-that-is-not-there"
 WAITER = "tests.support.waiter:Dialect"
 NUMBERS = ("-1", "1.5", "many", "1e3", "1" * 16, "\u0663\u0664x")
 SIZES = ("-1", "1MiB", "1.5", "many")
@@ -192,8 +193,8 @@ def test_the_file_of_a_secret_has_to_hold_one(name: str, file: str, files: dict[
             "TXBROKER_ADMIN_LISTEN: tcp:7001" + LOOPBACK + " can not be listened on beside tcp:7001",
         ),
         (
-            {"TXBROKER_LISTEN": "unix:/tmp/x", "TXBROKER_ADMIN_LISTEN": "unix:/tmp/../tmp/x"},
-            "TXBROKER_ADMIN_LISTEN: unix:/tmp/../tmp/x can not be listened on beside unix:/tmp/x",
+            {"TXBROKER_LISTEN": f"unix:{SOCKET}", "TXBROKER_ADMIN_LISTEN": f"unix:/tmp/..{SOCKET}"},
+            f"TXBROKER_ADMIN_LISTEN: unix:/tmp/..{SOCKET} can not be listened on beside unix:{SOCKET}",
         ),
     ],
 )

@@ -139,7 +139,7 @@ async def test_a_file_that_was_replaced_is_not_touched_by_the_old_one(start_daem
 def written_commands(page: str, word: str) -> str:
     """Return the example of the documentation *page* in which *word* stands."""
     text = (Path(__file__).parents[2] / "docs" / page).read_text()
-    (block,) = [part for part in re.findall(r"::\n\n((?: +.*\n|\n)+)", text) if word in part]
+    (block,) = [part for part in re.findall(r"code-block:: bash\n\n((?: +.*\n|\n)+)", text) if word in part]
     return str(block)
 
 

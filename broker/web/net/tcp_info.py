@@ -10,7 +10,7 @@ TCP_INFO_BYTES = 136  # of struct tcp_info, up to tcpi_bytes_acked and tcpi_byte
 
 def bytes_of(handle: socket.socket) -> tuple[int, int] | None:
     """Return how many bytes were received on *handle*, and how many acknowledged; None: that is not known."""
-    if handle.family == socket.AF_UNIX:
+    if getattr(handle, "family", None) not in (socket.AF_INET, socket.AF_INET6):
         return None
     try:
         info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
