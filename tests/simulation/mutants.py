@@ -111,7 +111,7 @@ MUTANTS: dict[str, Mutant] = {
         "workers",
         100,
         9,
-        Edit(SharedJobs, "departed", "self.recover_soon()", "pass"),
+        Edit(SharedJobs, "recover", "await super().recover()", "pass"),
     ),
     "those who may renew taken for lost": _mutant(
         "jobs and testaments of a node are given to others that has no lease, since Redis was away for all",
