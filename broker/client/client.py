@@ -138,6 +138,8 @@ class BaseClient(Generic[D]):
             idle: seconds after the last response at which it ends.
             timeout: seconds until the first one.
 
+        It ends with ``Cancelled`` behind ten times ``max_unread`` responses that were not read.
+
         Raises:
             NotConnected: there is no connection.
         """

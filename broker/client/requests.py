@@ -9,9 +9,12 @@ import attrs
 
 from broker.client import wire
 from broker.client.context import Context
-from broker.client.errors import ClientError, NotConnected, Timeout, TooLarge, error_of
+from broker.client.errors import Cancelled, ClientError, NotConnected, Timeout, TooLarge, error_of
 from broker.client.streams import Stream
 from broker.client.timers import Timer
+
+# Nobody can ask a responder to wait: a stream may have so many times its limit, which one read of the socket may bring.
+UNREAD_FACTOR = 10
 
 
 @attrs.define(eq=False)
@@ -51,16 +54,18 @@ class StreamedRequest:
         timers.cancel(self._timer)
         if self._count == self.replies:
             self.end(None)
+        elif len(self.stream) >= UNREAD_FACTOR * self.stream.limit:
+            self.close(Cancelled(f"{len(self.stream)} responses were not read"))
         else:
             self._timer = timers.after(self.idle, lambda: self.end(None))
 
-    def close(self) -> None:
-        """Want no more responses."""
+    def close(self, error: ClientError | None = None) -> None:
+        """Want no more responses, because of *error* if there is one."""
         if not self.stream.ended:
             context = self.requests.context
             if context.is_ready:
                 context.control("broker.cancel", wire.arguments([self.id]))
-            self.end(None)
+            self.end(error)
 
     def end(self, error: ClientError | None) -> None:
         """Notice that nothing more comes."""

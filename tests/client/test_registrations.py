@@ -743,6 +743,18 @@ def test_a_request_ends_in_every_way(act, code):
     assert len(bench.core.requests) == 0
 
 
+def test_a_request_whose_responses_nobody_reads_is_cancelled():
+    bench = Bench(max_unread=3).connected()
+    asked = bench.core.requests.ask({}, "bob", replies=None, idle=5.0, timeout=None)
+    (frame,) = bench.take()
+    for number in range(100):
+        bench.receive(type="response", id=frame["id"], payload=number, sender="x", dt=1)
+    (cancel,) = bench.take()
+    assert (cancel["method"], cancel["payload"]) == ("broker.cancel", [frame["id"]])
+    assert (asked.stream.clear(), len(bench.core.requests)) == (list(range(30)), 0)
+    assert End(asked.stream.available()).errors == ["CANCELLED"]
+
+
 def test_requests_are_taken_by_action():
     bench = Bench().connected()
     bench.core.register(Responder(bench.core, "count", lambda payload: 1))
