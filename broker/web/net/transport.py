@@ -183,7 +183,8 @@ class FrameTransport(tcp.Server):
 
     def connectionLost(self, reason: Failure) -> None:
         """Note what has passed, and drop the overflow callback, which refers to the protocol."""
-        self.transferred = bytes_of(self.socket)
+        if hasattr(self, "socket"):  # else it is told twice of its end, as when it was aborted meanwhile
+            self.transferred = bytes_of(self.socket)
         self.overflowed = None
         self._drop_unsent()
         super().connectionLost(reason)

@@ -237,6 +237,14 @@ def test_an_aborted_connection_sends_nothing_any_more() -> None:
     assert len(peer.lost) == 1
 
 
+def test_a_connection_may_be_told_of_its_end_twice() -> None:
+    machine = Machine()
+    transport, _, peer = machine.connect()
+    transport.connectionLost(Failure(ConnectionDone()))
+    transport.connectionLost(Failure(ConnectionDone()))
+    assert len(peer.lost) == 1
+
+
 def test_a_lost_connection_sends_and_keeps_nothing() -> None:
     machine = Machine()
     transport, sock, _ = machine.connect()
