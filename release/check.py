@@ -14,13 +14,21 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from release.interpreters import ADVICE, VERSIONS, interpreter
 
 ROOT = Path(__file__).parent.parent
+PROJECTS = (".", "clients/python")  # each makes a source archive and a wheel
 MAX_DISTRIBUTIONS = 32
 TIMEOUT = 1800.0  # seconds for one command
+CLIENT_EXTRAS = ("asyncio", "twisted", "tls", "polling")
+IMPORT_CLIENT = """
+import importlib, pkgutil, broker.client
+names = [each.name for each in pkgutil.iter_modules(broker.client.__path__, "broker.client.")]
+print(len([importlib.import_module(name) for name in names]))
+"""
 # Of the suite: the core within one process, and the installed `twistd broker`, alone and three with a Redis.
 SUITES = {
     "not processes and not soak": ("tests/core", "tests/peer"),
@@ -44,7 +52,7 @@ def run(*words: str | Path, cwd: Path = ROOT, umask: int = 0o022, **environ: str
 
 
 def build(place: Path, umask: int, commit: str) -> list[Path]:
-    """Build both archives of *commit* in *place*, of somebody who has *umask*."""
+    """Build all archives of *commit* in *place*, of somebody who has *umask*."""
     place.mkdir(parents=True)
     files = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, capture_output=True).stdout
     run_in = place / "source"
@@ -52,8 +60,9 @@ def build(place: Path, umask: int, commit: str) -> list[Path]:
     subprocess.run(["tar", "-x"], cwd=run_in, input=files, check=True, umask=umask)
     date = run("git", "log", "-1", "--format=%ct", commit).strip()
     constraints = str(ROOT / "release" / "constraints.txt")
-    made = ("-m", "build", "--outdir", place / "dist")
-    run(sys.executable, *made, cwd=run_in, umask=umask, SOURCE_DATE_EPOCH=date, PIP_CONSTRAINT=constraints)
+    for project in PROJECTS:
+        made = ("-m", "build", "--outdir", place / "dist", project)
+        run(sys.executable, *made, cwd=run_in, umask=umask, SOURCE_DATE_EPOCH=date, PIP_CONSTRAINT=constraints)
     return sorted((place / "dist").iterdir())
 
 
@@ -85,6 +94,16 @@ def try_wheel(version: str, python: Path, wheel: Path, sources: Path, place: Pat
     return f"{version}: {count} distributions; {'; '.join(found)}"
 
 
+def try_client(version: str, python: Path, wheel: Path, place: Path) -> str:
+    """Install the *wheel* of the client alone for *python*, import all of it, and return a line about it."""
+    run(python, "-m", "venv", place)
+    pip = (place / "bin" / "python", "-m", "pip", "--disable-pip-version-check")
+    run(*pip, "install", "--quiet", f"{wheel}[{','.join(CLIENT_EXTRAS)}]")
+    run(*pip, "check")
+    told = run(place / "bin" / "python", "-c", IMPORT_CLIENT, cwd=place).split()
+    return f"{version}: {wheel.name.partition('-')[0]}: {told[0]} modules are imported"
+
+
 def unpack_tests(archive: Path, place: Path) -> Path:
     """Unpack *archive* without what is installed from the wheel, so that tests find that."""
     with tarfile.open(archive) as tar:
@@ -99,25 +118,40 @@ def check(place: Path) -> list[str]:
     """Build the archives, and return the versions of Python on which the wheel was tried."""
     if changed := run("git", "status", "--porcelain").splitlines():
         print(f"not committed, and not in the archives: {len(changed)} files")
-    wheel, archive = sorted(build_twice(place), key=lambda path: path.suffix, reverse=True)
+    archives = build_twice(place)
     (ROOT / "dist").mkdir(exist_ok=True)
-    for path in (archive, wheel):
+    for path in archives:
         shutil.copy(path, ROOT / "dist")
         print(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  dist/{path.name}", flush=True)
-    return try_versions(wheel, archive, place)
+    return try_versions(archives, place)
 
 
-def try_versions(wheel: Path, archive: Path, place: Path) -> list[str]:
-    """Try *wheel* on each Python that is there, say which are not, and return the versions it was tried on."""
+def try_versions(archives: Sequence[Path], place: Path) -> list[str]:
+    """Try the wheels of *archives* on each Python that is there, say which are not; return those it was tried on."""
     tried = []
     for version in VERSIONS:
         if (python := interpreter(version)) is None:
             print(f"{version}: NOT TRIED, this machine has no Python {version}: {ADVICE.format(version)}", flush=True)
             continue
+        wheel, archive = the_one(archives, "txbroker-*.whl"), the_one(archives, "txbroker-*.tar.gz")
+        client = the_one(archives, "txbroker_client-*.whl")
+        print(try_client(version, python, client, place / f"client{version}"), flush=True)
         sources = unpack_tests(archive, place / f"tests{version}")
         print(try_wheel(version, python, wheel, sources, place / f"python{version}"), flush=True)
         tried.append(version)
     return tried
+
+
+def the_one(archives: Sequence[Path], pattern: str) -> Path:
+    """Return the one of *archives* whose name matches *pattern*.
+
+    Raises:
+        Failed: there is none, or there are several.
+    """
+    found = [path for path in archives if path.match(pattern)]
+    if len(found) != 1:
+        raise Failed(f"{pattern}: {len(found)} were built")
+    return found[0]
 
 
 def main() -> int:

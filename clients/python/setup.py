@@ -17,6 +17,7 @@ REPOSITORY = Path("..", "..")
 SOURCE = REPOSITORY if (REPOSITORY / "broker" / "client").is_dir() else Path()
 MODULES = ("broker.errors", "broker.patterns", "broker.remembered")  # and broker itself
 MARKER = Path("broker", "py.typed")
+LINKED = ("LICENSE", "reproducible.py")  # in the repository, links to files that are outside of this directory, too
 VERSION = re.compile(r'^__version__ = "(.+)"$', re.MULTILINE)
 
 
@@ -48,6 +49,9 @@ class CopySource(sdist):
         for name in names:
             Path(base_dir, name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(SOURCE / name, Path(base_dir, name))
+        for name in LINKED:
+            Path(base_dir, name).unlink(missing_ok=True)
+            shutil.copyfile(name, Path(base_dir, name))
 
 
 found = VERSION.search((SOURCE / "broker" / "__init__.py").read_text("utf-8"))
