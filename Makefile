@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Without bytecode every worker and every daemon of the tests compiles all of the code anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test lint types tests quick soak bench docs links changes release-check clean
+.PHONY: run test lint types tests quick soak bench docs links changes release release-check clean
 
 run: .venv/.run
 	@$(BIN)/twistd -n --pidfile= broker
@@ -55,6 +55,10 @@ links: .venv/.docs
 # What the next release will say, from the fragments in changes/.
 changes: .venv/.test
 	@$(BIN)/towncrier build --draft
+
+# Makes this the version VERSION, with its entry in the changelog; CONTRIBUTING.rst has what comes then.
+release: .venv/.test
+	@$(BIN)/python -m release.prepare "$(VERSION)"
 
 # Builds the archives of the last commit into dist/, twice, and tries the wheel on each Python that is found.
 release-check: .venv/.release
