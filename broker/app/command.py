@@ -11,7 +11,8 @@ import click
 
 from broker import __version__
 from broker.app.commands import bench, calls, doctor, importing, jobs, kv, live, maintenance, settings, tokens, topics
-from broker.app.commands.console import FAILED, INTERRUPTED, WRONG, Group, Usage, json_option, show, write
+from broker.app.commands.console import FAILED, WRONG, Group, Usage, json_option, show, write
+from broker.app.interrupts import INTERRUPTED
 
 COMMANDS: tuple[click.Command, ...] = (
     settings.check,

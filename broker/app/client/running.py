@@ -10,7 +10,8 @@ from typing import Any, NoReturn, TypeAlias
 
 from broker.app.client.output import note
 from broker.app.client.target import Target
-from broker.app.commands.console import FAILED, INTERRUPTED, fail
+from broker.app.commands.console import FAILED, fail
+from broker.app.interrupts import INTERRUPTED, raise_interrupts
 from broker.client import ClientError, Notice
 from broker.client.asyncio import Client
 
@@ -47,6 +48,7 @@ def _run(work: Awaitable[Any]) -> Any:
         return await work
 
     try:
+        raise_interrupts()
         return asyncio.run(wrapped())
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None

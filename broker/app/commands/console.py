@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 FAILED, WRONG = 1, 2  # exit statuses: it did not work; the arguments or settings can not be used
-INTERRUPTED = 130  # by SIGINT, as shells say it
 MAX_WIDTH = 60  # characters of a cell
 MAX_HELP = 100  # and of what a list of commands says of each
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from broker.app.commands.console import FAILED, WRONG, Usage, fail, json_option, read_settings, show
+from broker.app.interrupts import raise_interrupts
 from broker.errors import BrokerError, Invalid
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def import_ganomede(url: str, as_json: bool) -> None:
     from twisted.internet.task import react
 
     settings = read_settings()
+    raise_interrupts()  # the reactor has a handler of its own then
     react(lambda reactor: Deferred.fromCoroutine(_import(reactor, settings, url, as_json)))
 
 

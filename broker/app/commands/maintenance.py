@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from broker.app.commands.console import FAILED, WRONG, Usage, fail, json_option, read_settings, show, write
+from broker.app.interrupts import raise_interrupts
 from broker.errors import BrokerError, Invalid
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def _run(work: Callable[[], Any]) -> Any:
     """Return what *work* returns; end with the status 1 if it fails or is interrupted, with everything in order."""
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
+        raise_interrupts()
         return work()
     except BrokerError as error:
         fail(str(error), FAILED)
