@@ -62,6 +62,12 @@ class Delivery:
         """Say that it has failed; it comes again, after *delay* seconds if that is given."""
         return self._settle("broker.fail", [self.id, *wire.options(reason=reason or None, delay=delay)])
 
+    def release(self) -> Operation[None]:
+        """Give it back: it comes again at once, to whoever consumes the queue, as if it had not been delivered."""
+        released = self._settle("broker.release", [self.queue, *wire.options(not_begun=[self.id])])
+        released.listen(self.consumer.go_on, self.consumer.go_on)
+        return released
+
     def extend(self, seconds: float) -> Operation[None]:
         """Keep it for so many seconds from now on."""
         return self.consumer.context.ask("broker.extend", [self.id, seconds], _nothing, again=True)
@@ -141,6 +147,11 @@ class Consumer(Registration):
         self.context.counts.jobs += 1
         job.begin()
         self.stream.push(job)
+
+    def go_on(self, _: object) -> None:
+        """Consume again: to give a job back ends that."""
+        if not self.ended and self.context.is_ready:
+            self.begin()
 
     def close(self) -> None:
         """Have no more of them."""

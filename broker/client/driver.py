@@ -102,6 +102,10 @@ class Driver(ABC):
     def wait(self, outcome: Outcome[T], /) -> Awaitable[T]:
         """Return what ends as *outcome* does."""
 
+    def is_cancelled(self, error: BaseException) -> bool:
+        """Whether *error* says that the application itself has cancelled its work."""
+        return not isinstance(error, Exception)
+
     # Work of the application.
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> Callable[[], object]:

@@ -34,6 +34,9 @@ class Library(Protocol):
     def notify(self, notice: Notice) -> None:
         """Tell the application."""
 
+    def is_cancelled(self, error: BaseException) -> bool:
+        """Whether *error* says that the application itself has cancelled its work."""
+
 
 class Items(Generic[T]):
     """An async iterator; it ends with ``close``, or with the error for which nothing more can come.
@@ -123,7 +126,8 @@ class Job:
     """A job of a work queue, or a message of the mailbox.
 
     In ``async with`` it is done when the block returns; when that raises, the job has failed, with the exception
-    as the reason, which ends there.  Its lease is extended until then.
+    as the reason, which ends there.  When the block is cancelled, as by the end of the program, the job is released.
+    Its lease is extended until then.
 
     Attributes:
         payload: decoded.
@@ -150,6 +154,10 @@ class Job:
         """Say that it has failed: it comes again, after *delay* seconds if that is given."""
         return self._library.wait(self._delivery.fail(reason, delay))
 
+    def release(self) -> Awaitable[None]:
+        """Give it back: it comes again at once, to whoever consumes the queue, and that counts for nothing."""
+        return self._library.wait(self._delivery.release())
+
     def extend(self, seconds: float) -> Awaitable[None]:
         """Keep it for so many seconds from now on."""
         return self._library.wait(self._delivery.extend(seconds))
@@ -162,8 +170,8 @@ class Job:
     ) -> bool:
         if self._delivery.settled:
             return False
-        if error is not None and not isinstance(error, Exception):
-            self._delivery.fail("cancelled", 0.0)  # nothing can be awaited any more
+        if error is not None and self._library.is_cancelled(error):
+            self._delivery.release()  # nothing can be awaited any more
             return False
         try:
             if error is None:

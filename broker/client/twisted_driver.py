@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
@@ -204,11 +205,21 @@ class TwistedDriver(Driver):
         deferred: Deferred[T] = Deferred(lambda _: outcome.cancel())
 
         def fail(error: ClientError) -> None:
-            if not deferred.called:  # what can not be cancelled goes on without it
-                deferred.errback(Failure(error))
+            if deferred.called:
+                return  # what can not be cancelled goes on without it
+            failure = Failure(error)
+            deferred.errback(failure)
+            if self.core.end is not None and getattr(deferred, "result", None) is failure:
+                # Nobody has to ask what has become of it, now that the client has ended: to ask keeps it from the log.
+                with suppress(ClientError):
+                    next(iter(deferred))
 
         outcome.listen(lambda result: None if deferred.called else deferred.callback(result), fail)
         return deferred
+
+    def is_cancelled(self, error: BaseException) -> bool:
+        """Whether *error* says that the application itself has cancelled its work."""
+        return isinstance(error, CancelledError) or super().is_cancelled(error)
 
     async def wait_at_most(self, outcome: Outcome[None], seconds: float) -> None:
         """Wait until *outcome* has ended, or for so many seconds."""

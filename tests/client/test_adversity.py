@@ -6,7 +6,7 @@ import asyncio
 import gc
 import hashlib
 from base64 import b64encode
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, maybeDeferred
 from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import ILogObserver, globalLogPublisher
 
 from broker.client import Cancelled, Closed, Invalid
 from broker.client.asyncio import Client as AsyncioClient
@@ -25,7 +26,7 @@ from broker.client.states import State
 from broker.client.streams import Stream
 from broker.client.subscriptions import Subscription
 from broker.client.twisted import Client as TwistedClient
-from broker.client.watches import Watch
+from broker.client.watchers import Watcher
 from tests.client.fake_driver import IDENTITY, Bench, End
 from tests.support.both_clients import LIBRARIES, Library
 from tests.support.proxy import Proxy
@@ -55,7 +56,7 @@ def test_whatever_the_broker_sends_the_client_goes_on(frames):
     bench = Bench().connected()
     reader = Reader(bench.core, "t", Stream(100))
     bench.core.subscribe(reader)
-    bench.core.register(Watch(bench.core, "k", Stream(100)))
+    bench.core.watch(Watcher(bench.core, "k", Stream(100)))
     bench.core.register(Consumer(bench.core, "q", Stream(100)))
     end = End(bench.verbs.get("k"))
     for kind, frame in frames:
@@ -396,6 +397,27 @@ def test_what_nobody_waits_for_is_not_logged_when_the_asyncio_client_closes():
 
     asyncio.run(scenario())
     assert told == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_nobody_waits_for_is_not_logged_when_the_twisted_client_closes():
+    told: list[Any] = []
+    observer = cast(ILogObserver, told.append)
+    globalLogPublisher.addObserver(observer)
+    try:
+        client = TwistedClient("ws://127.0.0.1:1/v1/ws", first_wait=1000.0)
+        client.connect()
+        client.publish("t", 1).addCallback(lambda published: published.id)
+        client.settled()
+        kept = client.publish("t", 2)
+        await client.close()
+        client.enqueue("q", 1)
+        gc.collect()
+        with pytest.raises(Closed):
+            await kept
+    finally:
+        globalLogPublisher.removeObserver(observer)
+    assert [each["log_failure"] for each in told if "log_failure" in each] == []
 
 
 @pytest.mark.parametrize("client", [AsyncioClient, TwistedClient])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import inlineCallbacks
+from twisted.internet.defer import CancelledError, inlineCallbacks
 
 from broker.client import (
     CallFailed,
@@ -108,7 +108,7 @@ async def test_calls(shared_daemon: Any, library: Library) -> None:
             server.withdraw(f"{name}.add")
             with pytest.raises(NotFound):
                 await caller.call(f"{name}.add", 1, 1)
-            with pytest.raises(Invalid):
+            with pytest.raises(Taken):
                 server.serve(f"{name}.fail")(fail)
 
     await library.run(scenario, 20.0)
@@ -197,6 +197,40 @@ async def test_jobs(shared_daemon: Any, library: Library) -> None:
             await library.gather(*(boss.enqueue(f"{queue}.more", n) for n in range(7)))
             await library.until(lambda: len(by_callback) == 7)
             assert sorted(by_callback) == list(range(7))
+
+    await library.run(scenario, 20.0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_job_whose_block_is_cancelled_goes_back_and_that_does_not_count(
+    shared_daemon: Any, library: Library
+) -> None:
+    queue = f"stopped.{library.name}"
+
+    async def scenario(library: Library) -> None:
+        begun: list[int] = []
+
+        async def work() -> None:
+            async with client(library, shared_daemon) as worker:
+                async for job in worker.consume(queue, lease=1000.0):
+                    async with job:
+                        begun.append(job.delivery)
+                        await library.sleep(1000.0)
+
+        async with client(library, shared_daemon) as boss:
+            await boss.enqueue(queue, 1)
+            for _ in range(7):  # one that has failed so often is dead
+                begun.clear()
+                working = library.start(work())
+                await library.until(lambda: begun)
+                assert begun == [1]
+                working.cancel()
+                with pytest.raises((asyncio.CancelledError, CancelledError)):
+                    await working
+            async for job in boss.consume(queue):
+                await job.done()
+                break
+            assert job.delivery == 1
 
     await library.run(scenario, 20.0)
 

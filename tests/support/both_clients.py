@@ -27,6 +27,7 @@ class Library:
     client: Callable[..., Any]
     gather: Callable[..., Awaitable[Any]]
     sleep: Callable[[float], Awaitable[Any]]
+    start: Callable[[Coroutine[Any, Any, Any]], Any]  # has ``cancel``
 
     async def until(self, predicate: Callable[[], object], timeout: float = TIMEOUT) -> None:
         """Return when *predicate* is true."""
@@ -55,6 +56,8 @@ def _gather(*work: Any) -> Deferred[list[Any]]:
 
 
 LIBRARIES = {
-    "twisted": Library("twisted", TwistedClient, _gather, lambda seconds: deferLater(reactor, seconds)),
-    "asyncio": Library("asyncio", AsyncioClient, asyncio.gather, asyncio.sleep),
+    "twisted": Library(
+        "twisted", TwistedClient, _gather, lambda seconds: deferLater(reactor, seconds), Deferred.fromCoroutine
+    ),
+    "asyncio": Library("asyncio", AsyncioClient, asyncio.gather, asyncio.sleep, asyncio.ensure_future),
 }
