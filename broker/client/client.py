@@ -17,7 +17,7 @@ from broker.client.readers import Reader
 from broker.client.streams import Stream
 from broker.client.values import Change, Event, Origin
 from broker.client.verbs import Verbs
-from broker.client.watches import Watch
+from broker.client.watchers import Watcher
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -88,6 +88,9 @@ class BaseClient(Generic[D]):
             mode: "single" without; the others share it with other clients.
             max_in_flight: how many calls it takes at once.
             queue: how many more may wait.
+
+        Raises:
+            Taken: this client performs it already.
         """
         given = {"mode": mode, "max_in_flight": max_in_flight, "queue": queue}
         terms = {name: value for name, value in given.items() if value is not None}
@@ -194,12 +197,12 @@ class BaseClient(Generic[D]):
         """Watch a key or a pattern of keys: what is there comes first, and then each change, also after a loss.
 
         If the changes of that time can not be had, what is different comes: keys that have gone with the kind
-        "missed".
+        "missed".  There may be any number of watches of a pattern; only *exact* must be the same.
         """
         stream: Stream[Change] = Stream(self._core.options.max_unread)
-        watch = Watch(self._core, pattern, stream, previous, exact)
-        self._core.register(watch)
-        items = Items(self._driver, stream, _same, watch.close)
+        watcher = Watcher(self._core, pattern, stream, previous)
+        self._core.watch(watcher, exact=exact)
+        items = Items(self._driver, stream, _same, watcher.close)
         self._pump(items, callback)
         return items
 
@@ -223,6 +226,9 @@ class BaseClient(Generic[D]):
             prefetch: how many jobs it has at once.
             lease: seconds that the broker gives for one, which are extended while it takes.
             filter: members that the payload must have.
+
+        Raises:
+            Taken: this client consumes it already.  For more at once there is *prefetch*.
         """
         stream: Stream[Delivery] = Stream(max(prefetch, 1))
         consumer = Consumer(self._core, queue, stream, prefetch, lease, dict(filter) if filter is not None else None)

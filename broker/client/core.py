@@ -31,6 +31,8 @@ from broker.client.states import Driver, State
 from broker.client.subscriptions import Subscription
 from broker.client.timers import Timers
 from broker.client.values import Identity
+from broker.client.watchers import Watcher
+from broker.client.watches import Watch
 
 T = TypeVar("T")
 
@@ -133,6 +135,21 @@ class Core:
         else:
             made = Subscription(self, reader.name)
             made.join(reader, exact=exact, echo=echo)
+            self.registry.add(made)
+
+    def watch(self, watcher: Watcher, *, exact: bool = False) -> None:
+        """Let *watcher* watch its keys, by the watch that there is, or by a new one.
+
+        Raises:
+            Invalid: there is one on other terms.
+            Closed: the client has ended.
+        """
+        found = self.registry.get(Watch.kind, watcher.name)
+        if isinstance(found, Watch):
+            found.join(watcher, exact=exact)
+        else:
+            made = Watch(self, watcher.name)
+            made.join(watcher, exact=exact)
             self.registry.add(made)
 
     def refresh(self, token: str) -> Outcome[None]:

@@ -47,7 +47,7 @@ class Gone(ClientError):
 
 
 class Taken(ClientError):
-    """Somebody else holds that name."""
+    """Somebody else holds that name, or this client itself consumes or performs what is called so."""
 
     code = errors.Taken.code
 

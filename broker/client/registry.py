@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import attrs
 
 from broker.client.context import Context
-from broker.client.errors import ClientError, Closed, Invalid
+from broker.client.errors import ClientError, Closed, Taken
 from broker.client.outcomes import Outcome
 from broker.client.registrations import Registration
 
@@ -37,12 +37,12 @@ class Registry:
         """Have *registration* from now on, with every connection.
 
         Raises:
-            Invalid: there is one of its kind and name.
+            Taken: there is one of its kind and name.
             Closed: the client has ended.
         """
         key = registration.kind, registration.name
         if key in self.found:
-            raise Invalid(f"there is a {registration.kind} of {registration.name} already")
+            raise Taken(f"there is a {registration.kind} of {registration.name} already")
         if self.context.end is not None:
             raise self.context.end
         self.found[key] = registration

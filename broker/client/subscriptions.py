@@ -12,7 +12,7 @@ from broker.client import wire
 from broker.client.errors import ClientError, Denied, Invalid, TooLarge
 from broker.client.notices import Gap
 from broker.client.readers import Reader
-from broker.client.registrations import Registration
+from broker.client.shared_registrations import SharedRegistration
 from broker.client.values import Origin, Position, Start
 from broker.client.wire import Frame
 from broker.patterns import is_pattern, matches
@@ -28,26 +28,20 @@ class _Lost(msgspec.Struct):
 
 
 @attrs.define(eq=False)
-class Subscription(Registration):
-    """A topic or a pattern, and all who read it.
-
-    The broker has one subscription of a session to a name.  A reader that comes later lets it begin as that one wants,
-    to learn where that is; then it begins for all of them where the last of them is, and each drops what it has had.
-    Events that are not stored go to all of them at any time.
+class Subscription(SharedRegistration[Reader]):
+    """A topic or a pattern, and all who read it.  Events that are not stored go to all of them at any time.
 
     Attributes:
         exact: whether wildcards are ordinary characters.
         echo: whether the client's own live events come, too.
-        readers: them.
     """
 
     kind, method, undo = "subscription", "broker.subscribe", "broker.unsubscribe"
 
     exact: bool = False
     echo: bool = False
-    readers: list[Reader] = attrs.field(factory=list, init=False)
-    _newcomer: Reader | None = attrs.field(default=None, init=False)
-    _asked_for: list[Reader] = attrs.field(factory=list, init=False)
+    _behind: list[Reader] = attrs.field(factory=list, init=False)  # who gets the stored event that comes next
+    _ahead: list[Reader] = attrs.field(factory=list, init=False)  # who has had it; the one that has had most is first
     _epoch: str = attrs.field(default="", init=False)  # that the broker has named last
 
     @property
@@ -70,20 +64,10 @@ class Subscription(Registration):
             raise Invalid(f"there is a subscription to {self.name} with another {what}")
         self.exact, self.echo = exact, echo
         reader.is_pattern = self.is_pattern
-        reader.on_change = lambda: self._reader_changed(reader)
-        self.readers.append(reader)
-        if len(self.readers) > 1:
-            self._go_on()
+        reader.on_change = lambda: self.reader_changed(reader)
+        self.add(reader)
 
     # For the registry: see ``Registration``.
-
-    def begin(self) -> None:
-        """Subscribe, for the next reader that has not begun, or for all of them; not for those that are paused."""
-        reading = [reader for reader in self.readers if not reader.paused]
-        self._newcomer = next((reader for reader in reading if not reader.is_placed), None)
-        self._asked_for = [self._newcomer] if self._newcomer is not None else reading
-        if reading:
-            super().begin()
 
     def arguments(self) -> list[object]:
         """Return the pattern, and the options, with the place where it begins."""
@@ -112,18 +96,10 @@ class Subscription(Registration):
         if start.epoch:
             self._epoch = start.epoch
             found = start.positions if self.is_pattern else {self.name: Position(start.epoch, start.id)}
-        for reader in self.readers:
-            reader.following = reader in self._asked_for and not reader.paused
-        for reader in [each for each in self._asked_for if not each.ended]:
+        for reader in self.follow():
             reader.begin(start, found if not reader.plain else None, gaps)
+        self._place(start.id)
         return start
-
-    def in_place(self, result: object) -> None:
-        """Ask once more if that was not for all; else be in place."""
-        if any(not each.paused and not (each.following and each.is_placed) for each in self.readers):
-            self.begin()
-        else:
-            super().in_place(result)
 
     def try_otherwise(self, error: ClientError) -> bool:
         """Begin anew for those whose place is unknown, and do without what is stored for those who need it not."""
@@ -141,33 +117,16 @@ class Subscription(Registration):
         self.begin()
         return True
 
-    def on_refused(self, error: ClientError) -> None:
-        """End those for whom it can not be had."""
-        for reader in self._asked_for:
-            reader.end(error)
-        self.readers = [reader for reader in self.readers if not reader.ended]
-        if self.readers:
-            self.begin()
-        else:
-            self.end(error)
-
-    def on_lost(self) -> None:
-        """Notice that the connection was lost."""
-        for reader in self.readers:
-            reader.lost()
-
-    def on_end(self, error: ClientError | None) -> None:
-        """End all readers."""
-        readers, self.readers = self.readers, []
-        for reader in readers:
-            reader.end(error)
-
     # For the dispatcher.
 
     def on_event(self, frame: Frame) -> None:
-        """Give an event to the readers."""
-        topic = frame.topic or self.name
-        for reader in list(self.readers):
+        """Give an event to the readers, one that is stored only to those who have not had it."""
+        topic, readers = frame.topic or self.name, self.readers
+        if frame.epoch and isinstance(frame.id, int):
+            while self._ahead and (frame.epoch != self._epoch or self._id_of(self._ahead[-1]) < frame.id):
+                self._behind.append(self._ahead.pop())
+            readers = self._behind
+        for reader in tuple(readers):
             reader.on_event(topic, frame)
 
     def on_gap(self, gap: Gap) -> None:
@@ -192,21 +151,23 @@ class Subscription(Registration):
         """Return the first of *positions*: one of another epoch is lost, and that must be told."""
         return min(positions, key=lambda position: (position.epoch == self._epoch, position.id))
 
-    def _reader_changed(self, reader: Reader) -> None:
-        if self.ended:
-            return
-        if reader.ended and reader in self.readers:
-            self.readers.remove(reader)
-        if not self.readers:
-            self.close()
-        elif all(each.paused for each in self.readers):
-            if self.context.is_ready:
-                self.pause()
-        elif not reader.ended and not reader.paused:
-            self._go_on()
+    def _place(self, begun: int) -> None:
+        """Tell those who have had more than what was stored until *begun*, where the broker begins, from the others."""
+        following = [reader for reader in self.readers if reader.following]
+        self._ahead = []
+        if not self.is_pattern:
+            self._ahead = [reader for reader in following if self._id_of(reader) > begun]
+            self._ahead.sort(key=self._id_of, reverse=True)
+        ahead = set(self._ahead)
+        self._behind = [reader for reader in following if reader not in ahead]
 
-    def _go_on(self) -> None:
-        """Ask for those who are not in place, unless that is under way."""
-        self.active = False
-        if self.context.is_ready and not self.asking:
-            self.begin()
+    def _id_of(self, reader: Reader) -> int:
+        """Return the id of the last event that *reader* has had; 0 if it is of another epoch."""
+        position = reader.position
+        return position.id if position is not None and position.epoch == self._epoch else 0
+
+    def remove(self, reader: Reader) -> None:
+        """Forget *reader*."""
+        for readers in (self.readers, self._behind, self._ahead):
+            if reader in readers:
+                readers.remove(reader)

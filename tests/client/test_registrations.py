@@ -8,13 +8,13 @@ import pytest
 from msgspec import UNSET
 
 from broker.client.consumers import Consumer
-from broker.client.errors import CallFailed, Invalid
+from broker.client.errors import CallFailed, Invalid, Taken
 from broker.client.outcomes import EndOfStream
 from broker.client.procedures import Procedure, Responder
 from broker.client.readers import Reader
 from broker.client.streams import Stream
 from broker.client.values import Position
-from broker.client.watches import Watch
+from broker.client.watchers import Watcher
 from tests.client.fake_driver import Bench, End
 
 
@@ -398,6 +398,32 @@ def test_one_that_is_refused_leaves_the_others_alone():
     assert payloads(first.stream) == [4]
 
 
+def test_readers_that_begin_alike_begin_at_once():
+    bench = Bench().connected()
+    readers = [subscribe(bench, origin="start") for _ in range(50)]
+    asked = [begun(bench), begun(bench), begun(bench)]
+    assert asked == [{"from": "start"}, {"from": "start"}, {"from": {"epoch": "e", "id": 0}}]
+    event(bench, 1)
+    assert [payloads(each.stream) for each in readers] == [[1]] * 50
+    assert bench.methods() == []
+
+
+def test_an_event_passes_by_those_who_have_had_it():
+    bench = Bench().connected()
+    first = subscribe(bench, origin="start")
+    begun(bench)
+    for id in range(1, 5):
+        event(bench, id)
+    second = subscribe(bench, origin="start")
+    begun(bench)
+    begun(bench)
+    for id in range(1, 6):
+        event(bench, id)
+    event(bench, "uuid", epoch="")
+    assert (payloads(first.stream), payloads(second.stream)) == ([1, 2, 3, 4, 5, "uuid"],) * 2
+    assert bench.core.statistics().duplicates == 0  # nobody had to drop one
+
+
 def test_readers_on_other_terms_are_refused():
     bench = Bench().connected()
     subscribe(bench)
@@ -426,9 +452,9 @@ def test_what_is_lost_is_told_to_those_who_have_not_had_it():
 # Watches.
 
 
-def watch(bench: Bench, pattern: str = "k.*", limit: int = 1000, **options: Any) -> Watch:
-    found = Watch(bench.core, pattern, Stream(limit), **options)
-    bench.core.register(found)
+def watch(bench: Bench, pattern: str = "k.*", limit: int = 1000, previous: bool = False, **terms: Any) -> Watcher:
+    found = Watcher(bench.core, pattern, Stream(limit), previous)
+    bench.core.watch(found, **terms)
     return found
 
 
@@ -449,7 +475,7 @@ def change(bench: Bench, key: str, value: str | None, revision: int, **more: Any
     )
 
 
-def seen(found: Watch) -> list[tuple[str, str | None, str]]:
+def seen(found: Watcher) -> list[tuple[str, str | None, str]]:
     return [(each.key, each.value, each.kind) for each in found.stream.clear()]
 
 
@@ -518,6 +544,77 @@ def test_changes_that_were_missed_are_asked_for():
     bench.receive(type="system", event="broker.gap", payload={"topic": "kv/k.*", "why": "missed"})
     watching(bench, {"k.a": ("1", 5)}, 5)
     assert (seen(found), bench.kinds[-1]) == ([("k.a", "1", "present")], "gap")
+
+
+def test_a_second_watch_begins_with_what_is_there_and_the_first_misses_nothing():
+    bench = Bench().connected()
+    first = watch(bench)
+    watching(bench, {"k.a": ("1", 1)}, 1)
+    change(bench, "k.b", "1", 3)
+    second = watch(bench)
+    change(bench, "k.a", None, 4)  # before the broker is asked
+    assert watching(bench, {"k.b": ("2", 6)}, 6) is None
+    change(bench, "k.b", "3", 7)  # comes once more
+    assert watching(bench, {}, 4, snapshot=False) == {"epoch": "e", "revision": 4}
+    for value, revision in (("x", 5), ("2", 6), ("3", 7)):
+        change(bench, "k.b", value, revision)
+    assert seen(first) == [
+        ("k.a", "1", "present"),
+        *(
+            (key, value, "set")
+            for key, value in (("k.b", "1"), ("k.a", None), ("k.b", "x"), ("k.b", "2"), ("k.b", "3"))
+        ),
+    ]
+    assert seen(second) == [("k.b", "2", "present"), ("k.b", "3", "set")]
+    assert bench.methods() == []
+
+
+def test_what_was_removed_does_not_come_back_to_who_has_had_that():
+    bench = Bench().connected()
+    first, second = watch(bench, limit=2), watch(bench)
+    watching(bench, {}, 0)
+    watching(bench, {}, 0)
+    watching(bench, {}, 0, snapshot=False)
+    change(bench, "k.a", "1", 1)
+    change(bench, "k.a", None, 2)  # now the first has as many as it should
+    change(bench, "k.b", "1", 3)
+    assert [len(first.stream), len(second.stream)] == [2, 3]
+    first.stream.pop()
+    assert watching(bench, {}, 2, snapshot=False) == {"epoch": "e", "revision": 2}
+    change(bench, "k.b", "1", 3)
+    assert ([key for key, _, _ in seen(first)], [key for key, _, _ in seen(second)]) == (
+        ["k.a", "k.b"],
+        ["k.a", "k.a", "k.b"],
+    )
+
+
+def test_the_last_of_several_watches_ends_it_at_the_broker():
+    bench = Bench().connected()
+    first, second = watch(bench, previous=True), watch(bench)
+    for _ in range(2):
+        watching(bench, {}, 0)
+    with pytest.raises(Invalid, match="exact"):
+        watch(bench, exact=True)
+    watching(bench, {}, 0, snapshot=False)
+    change(bench, "k.a", "1", 1, previous=None)
+    assert [reader.stream.pop().previous for reader in (first, second)] == [None, UNSET]
+    first.close()
+    assert bench.take() == []
+    second.close()
+    assert bench.methods() == ["broker.unwatch"]
+
+
+def test_a_snapshot_that_can_not_be_had_ends_only_the_watch_that_wants_it():
+    bench = Bench().connected()
+    first = watch(bench)
+    watching(bench, {}, 1)
+    second = watch(bench)
+    (frame,) = bench.take()
+    bench.refuse(frame, "SocketErrorMessage|||socket:message:limit:snapshot|||")
+    assert (first.ended, second.ended) == (False, True)
+    watching(bench, {}, 1, snapshot=False)
+    change(bench, "k.a", "1", 2)
+    assert seen(first) == [("k.a", "1", "set")]
 
 
 # Consumers.
@@ -599,6 +696,40 @@ def test_jobs_that_nobody_has_begun_go_back_when_the_consumer_ends():
     assert set(consumer.held) == {begun.id}
     begun.done()
     assert bench.take()[-1]["payload"] == ["j1"]
+
+
+def test_a_job_is_released_and_the_consumer_goes_on():
+    bench = Bench().connected()
+    consumer = consume(bench, prefetch=3)
+    job(bench, "j1")
+    released = End(consumer.stream.pop().release())
+    (frame,) = bench.take()
+    assert (frame["method"], frame["payload"]) == ("broker.release", ["q", {"not_begun": ["j1"]}])
+    bench.answer(frame, {"consuming": []})
+    assert (released.results, bench.methods(), len(consumer.held)) == ([None], ["broker.consume"], 0)
+    bench.advance(100.0)
+    assert "broker.extend" not in bench.methods()
+
+
+def test_a_job_that_is_released_while_the_connection_is_lost_goes_back_when_there_is_one():
+    bench = Bench(name="w").connected()
+    consumer = consume(bench)
+    job(bench, "j1")
+    bench.lose()
+    consumer.stream.pop().release()
+    bench.back()
+    frames = bench.take()
+    assert [frame["method"] for frame in frames] == ["broker.consume", "broker.release"]
+    for frame in frames:
+        bench.answer(frame, {"consuming": []})
+    assert bench.methods() == ["broker.consume"]
+
+
+def test_a_second_consumer_of_a_queue_is_refused():
+    bench = Bench().connected()
+    consume(bench)
+    with pytest.raises(Taken, match="consumer of q"):
+        bench.core.register(Consumer(bench.core, "q", Stream(10)))
 
 
 def test_jobs_that_nobody_has_begun_go_back_when_the_client_closes():
