@@ -137,6 +137,11 @@ export class Broker {
     return this.json('POST', `/queues/${name(job.queue)}/jobs/${name(job.id)}/done`);
   }
 
+  // Gives it back: it comes again at once, as if it was not claimed.
+  release(job) {
+    return this.json('POST', `/queues/${name(job.queue)}/jobs/${name(job.id)}/release`);
+  }
+
   fail(job, options = {}) {
     return this.json('POST', `/queues/${name(job.queue)}/jobs/${name(job.id)}/fail`, { value: options });
   }

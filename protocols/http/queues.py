@@ -115,6 +115,12 @@ async def fail(call: Call) -> Response:
     return answer({})
 
 
+async def release(call: Call) -> Response:
+    """Give back a job that was not begun."""
+    await call.peer.give_back_job(call.names[1], queue=call.name)
+    return answer({})
+
+
 async def extend(call: Call) -> Response:
     """Keep a job for some seconds from now on."""
     said: Extension = members(Extension, call.request)
@@ -192,6 +198,7 @@ QUEUE_OPERATIONS = (
     ),
     Operation("POST", JOB + "/done", "Say that a job is done.", done),
     Operation("POST", JOB + "/fail", "Say that a job has failed: it comes again later.", fail, body=Failure),
+    Operation("POST", JOB + "/release", "Give a job back: it comes again at once, as if it was not claimed.", release),
     Operation(
         "POST", JOB + "/extend", "Keep a job for some seconds from now on.", extend, body=Extension, body_needed=True
     ),

@@ -37,7 +37,7 @@ def test_a_job_is_stored_claimed_and_done(api: Api) -> None:
     assert api.get("/queues/q").json == {"depth": 0, "delayed": 0, "in_flight": 0, "dead": 0, "oldest": 0.0}
 
 
-@pytest.mark.parametrize(("what", "body"), [("done", ""), ("fail", "{}"), ("extend", '{"seconds":9}')])
+@pytest.mark.parametrize(("what", "body"), [("done", ""), ("fail", "{}"), ("extend", '{"seconds":9}'), ("release", "")])
 def test_a_job_is_settled_as_one_of_its_queue_only(api: Api, what: str, body: str) -> None:
     api.post("/queues/q", "1")
     (job,) = claim(api)
@@ -65,6 +65,18 @@ def test_a_job_can_be_kept_for_longer(api: Api) -> None:
     api.clock.pump([10.0] * 9)
     assert claim(api) == []
     assert settle(api, job, "done") == 200
+
+
+def test_a_job_that_is_given_back_comes_again_at_once_and_that_does_not_count(api: Api) -> None:
+    api.post("/queues/q", "1")
+    (first,) = claim(api)
+    assert settle(api, first, "release") == 200
+    for _ in range(7):  # one that has failed so often is dead
+        (job,) = claim(api)
+        assert job["delivery"] == 1
+        assert settle(api, first, "release") == 404
+        assert settle(api, job, "release") == 200
+    assert api.get("/queues/q").json == {"depth": 1, "delayed": 0, "in_flight": 0, "dead": 0, "oldest": 0.0}
 
 
 def test_a_job_that_fails_too_often_is_dead_and_can_be_tried_again(api: Api) -> None:
@@ -138,13 +150,14 @@ def test_jobs_of_one_order_go_one_at_a_time(api: Api) -> None:
     assert [job["payload"] for job in claim(api, "?max=9")] == [2]
 
 
-def test_a_job_is_settled_by_the_principal_that_has_it() -> None:
+@pytest.mark.parametrize("what", ["done", "release"])
+def test_a_job_is_settled_by_the_principal_that_has_it(what: str) -> None:
     api = Api(api_secret="s", api_keys={"ann": "a" * 20, "bob": "b" * 20})
     ann, bob = ({"Authorization": f"Bearer {key * 20}"} for key in "ab")
     assert api.post("/queues/q", "1").status == 401
     api.post("/queues/q", "1", ann)
     (job,) = api.post("/queues/q/claim", headers=ann).json
-    path = f"/queues/q/jobs/{job['id']}/done"
+    path = f"/queues/q/jobs/{job['id']}/{what}"
     assert (api.post(path, headers=bob).status, api.post(path, headers=ann).status) == (404, 200)
 
 
