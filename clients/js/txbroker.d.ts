@@ -214,6 +214,7 @@ export class Client {
     cursor: string; id: number; back: boolean;
   }>;
   members(topic: string, options?: Asking & { limit?: number; after?: string }): Promise<Member[]>;
+  /** `Taken`: the client subscribes to it already. */
   subscribe<T = any>(topic: string, options?: SubscribeOptions, callback?: (event: Event<T>) => unknown): Registered<Event<T>, Start>;
   subscribe<T = any>(topic: string, callback: (event: Event<T>) => unknown, options?: SubscribeOptions): Registered<Event<T>, Start>;
 
@@ -223,7 +224,10 @@ export class Client {
   serve(procedure: string, handler: (this: Invocation, ...args: any[]) => unknown, options?: ServeOptions): Registration;
   /** The handler returns one response, or is an async generator of any number. */
   respond(topic: string, handler: (this: Invocation, payload: any) => unknown): Registration;
-  /** Asks for a stream of responses, which ends after so many `replies`, or `idle` seconds after the last. */
+  /**
+   * Asks for a stream of responses, which ends after so many `replies`, or `idle` seconds after the last.
+   * Behind ten times `maxUnread` responses that nobody has read it ends with `Cancelled`.
+   */
   request<T = any>(payload: unknown, options?: {
     recipient?: string; replies?: number; idle?: number; timeout?: number; signal?: AbortSignal;
   }): Items<T>;
@@ -231,7 +235,7 @@ export class Client {
   enqueue(queue: string, payload: unknown, options?: Asking & {
     key?: string; delay?: number; order?: string; ttl?: number;
   }): Promise<{ id: string; duplicate: boolean }>;
-  /** Of the queue `@me`, the messages of the own mailbox. */
+  /** Of the queue `@me`, the messages of the own mailbox.  `Taken`: the client consumes it already. */
   consume<T = any>(queue: string, options?: ConsumeOptions, callback?: (job: Job<T>) => unknown): Registered<Job<T>>;
   consume<T = any>(queue: string, callback: (job: Job<T>) => unknown, options?: ConsumeOptions): Registered<Job<T>>;
 
@@ -241,6 +245,7 @@ export class Client {
   increment(key: string, amount?: number): Promise<Entry>;
   delete(key: string, options?: Asking & { revision?: number }): Promise<boolean>;
   range(first: string, last: string, options?: Asking & { limit?: number }): Promise<Entry[]>;
+  /** `Taken`: the client watches it already. */
   watch(pattern: string, options?: WatchOptions, callback?: (change: Change) => unknown): Registered<Change>;
   watch(pattern: string, callback: (change: Change) => unknown, options?: WatchOptions): Registered<Change>;
 }

@@ -44,7 +44,7 @@ const after = (seconds, work) => setTimeout(work, Math.min(seconds * 1000, 2 ** 
 function defer() {
 	const made = {};
 	made.promise = new Promise((resolve, reject) => { made.end = (err, value) => (err ? reject(err) : resolve(value)); });
-	made.promise.catch(noop); // nobody has to look at it
+	made.promise.catch(noop); // nobody has to look
 	return made;
 }
 
@@ -71,7 +71,7 @@ function stream(close, onNext) {
 	};
 }
 
-// Arguments before the options, whether it may be sent again, what is wanted of the answer.
+// Arguments before the options, whether it may be sent again, the wanted member.
 const METHODS = {
 	publish: [2], read: [1, true], ack: [3, true], members: [1, true, 'members'], enqueue: [2], get: [1, true],
 	range: [2, true, 'entries'], set: [2], patch: [2], increment: [2], delete: [1, false, 'deleted'],
@@ -134,7 +134,7 @@ export function Client(url = '/v1/ws', wanted = {}) {
 			open: () => greet(token),
 			message: received,
 			close: ({ code, reason }) => lost(reason, code),
-			// Node 22 says nothing else, and a browser not why.
+			// Node 22 says nothing else, a browser not why.
 			error({ message }) {
 				if (state === 'connecting') lost(message || 'not reached, or not in TXBROKER_ALLOWED_ORIGINS');
 			},
@@ -339,14 +339,14 @@ export function Client(url = '/v1/ws', wanted = {}) {
 	}
 
 	function answered({ id, type, payload, retry_after }) {
-		const op = ops.get(id), error = type === 'error' ? errorOf(payload, retry_after) : undefined;
+		const op = ops.get(id), error = type === 'error' ? errorOf(payload, retry_after) : null;
 		if (op?.ended) {
 			counts.late++;
 			op.end();
 			error || op.onLate(payload);
 		} else if (op && isRate(error)) {
 			counts.rateLimited++;
-			if (now() >= calmAt) { // else it was sent before that was known
+			if (now() >= calmAt) { // else it was sent earlier
 				before = Math.max(2, Math.min(rate(), recent * 0.7));
 				calmAt = now() + error.retryAfter;
 			}
@@ -366,6 +366,7 @@ export function Client(url = '/v1/ws', wanted = {}) {
 				if (/^\w+\|{3}/.test(value?.error)) return op.end(errorOf(value.error));
 				push(value);
 				clearTimeout(op.timer);
+				if (items.unread.length >= opts.maxUnread * 10) return op.cancel(new Cancelled('not read'));
 				--replies > 0 ? op.timer = after(idle, op.end) : op.end();
 			},
 		}, end);
@@ -447,10 +448,6 @@ export function Client(url = '/v1/ws', wanted = {}) {
 			clearTimeout(timer);
 			reg.active = false;
 		}
-		function release() {
-			still();
-			control(undo, [name]);
-		}
 		function failed(error) {
 			if (reg.onRefused?.(error)) return reg.begin();
 			tell('registration-failed', { reason: key, error });
@@ -476,12 +473,13 @@ export function Client(url = '/v1/ws', wanted = {}) {
 					settle();
 				});
 			},
-			// What is not read in time is asked for again when half of that is read.
+			// What is not read in time is asked for again when half is read.
 			add(item) {
 				counts.events++;
 				push(item);
 				if (!reg.active || unread.length < opts.maxUnread) return;
-				release();
+				still();
+				control(undo, [name]);
 				onGap({ topic: name });
 			},
 			lost() {
@@ -491,7 +489,7 @@ export function Client(url = '/v1/ws', wanted = {}) {
 			end(err) {
 				if (reg.ended) return;
 				reg.ended = true;
-				release();
+				control(undo, [name]);
 				regs.delete(key);
 				ready.end(err ?? new Closed());
 				reg.lost();
@@ -534,10 +532,10 @@ export function Client(url = '/v1/ws', wanted = {}) {
 		const revisions = new Map();
 		let epoch, revision = 0;
 		function changed(kind, { timestamp: time = 0, ...change }) {
-			const { key, value } = change;
-			if (change.revision <= revisions.get(key)) return;
-			value === null ? revisions.delete(key) : revisions.set(key, change.revision);
-			revision = Math.max(revision, change.revision);
+			const { key, value, revision: at } = change;
+			if (at <= revisions.get(key)) return;
+			value === null ? revisions.delete(key) : revisions.set(key, at);
+			revision = Math.max(revision, at);
 			return !reg.add({ ...change, kind, time });
 		}
 		const reg = register('watch', 'unwatch', pattern, {
@@ -596,10 +594,9 @@ export function Client(url = '/v1/ws', wanted = {}) {
 		const job = {
 			...fields, time, settled: false, done: report('done'), fail: report('fail'),
 			async run(work) {
-				let end = job.done;
-				await Promise.resolve(job).then(work).catch((err) => {
+				const end = await Promise.resolve(job).then(work).then(() => job.done, (err) => {
 					told('job-failed')(err);
-					end = () => job.fail(textOf(err));
+					return () => job.fail(textOf(err));
 				});
 				if (!job.settled) await end().catch(told('job-lost'));
 			},

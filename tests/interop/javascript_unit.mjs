@@ -861,6 +861,21 @@ test('responses end by their number, by silence, by an error and by the loss of 
   await end();
 });
 
+test('a request whose responses nobody reads ends, and so does its handler', async () => {
+  const { client, end } = await connected({ maxUnread: 2 });
+  const items = client.request({ action: 'a' });
+  const { id } = FakeSocket.last.frames.at(-1);
+  const gives = (payload) => FakeSocket.last.gives({ type: 'response', id, payload });
+  for (let number = 0; number < 19; number++) gives(number);
+  assert.equal(FakeSocket.last.call('broker.cancel'), undefined);
+  gives(19);
+  assert.deepEqual(FakeSocket.last.call('broker.cancel').payload, [id]);
+  gives(20);
+  for (let number = 0; number < 20; number++) assert.equal((await items.next()).value, number);
+  assert.ok(await failure(items.next()) instanceof txbroker.Cancelled);
+  await end();
+});
+
 // Errors and garbage
 
 test('each error of the broker is of the class of its code', async () => {
