@@ -1,14 +1,19 @@
-"""``make release-check`` looks for interpreters, and claims nothing of those that are missing."""
+"""``make release`` says the version everywhere; ``make release-check`` claims nothing of Pythons that are missing."""
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from release import check, interpreters
+from broker import __version__
+from release import check, interpreters, prepare
 
+ROOT = Path(__file__).parent.parent
 OWN = "%d.%d" % sys.version_info[:2]
 pytestmark = [pytest.mark.processes, pytest.mark.unmeasured]
 
@@ -62,3 +67,84 @@ def test_archives_that_differ_are_no_release(monkeypatch, tmp_path):
     monkeypatch.setattr(check, "run", lambda *words: "")
     with pytest.raises(check.Failed, match=r"txbroker\.whl is not the same"):
         check.build_twice(tmp_path)
+
+
+def git(root: Path, *words: str) -> str:
+    own = ("-c", "user.name=ann", "-c", "user.email=ann@test.invalid")
+    return subprocess.run(["git", *own, *words], cwd=root, check=True, capture_output=True, text=True).stdout
+
+
+def commit(root: Path, **changes: str) -> None:
+    for name, text in changes.items():
+        (root / "changes" / f"+{name}.added.rst").write_text(text)
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "--message", "Change it.")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A small one, of what a release changes."""
+    pytest.importorskip("towncrier")
+    if not shutil.which("git"):
+        pytest.skip("there is no git")
+    for name in ("pyproject.toml", "changes/README.rst", "changes/template.rst", "clients/js/package.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name, text in {
+        "broker/__init__.py": f'"""It."""\n\n__version__ = "{__version__}"\n',
+        "docs/asyncapi_page.py": "import broker; print(broker.__version__)",
+        "docs/page.rst": f"txbroker {__version__} and txbroker-{__version__}-py3, but not x {__version__}\n",
+        "CHANGELOG.rst": "Changes\n=======\n\n.. towncrier: the next release begins here\n\nWhat it is\n~~~~~~~~~~\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    git(tmp_path, "init", "--quiet")
+    commit(tmp_path, one="It is there.\n")
+    return tmp_path
+
+
+def test_the_first_release_has_its_fragments_and_what_stood_there_before(repository, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(repository))
+    prepare.prepare(__version__, repository)
+    text = (repository / "CHANGELOG.rst").read_text()
+    assert [line for line in text.splitlines() if line and not line.startswith(("=", "-", "~"))] == [
+        "Changes",
+        ".. towncrier: the next release begins here",
+        text.splitlines()[5],
+        "Added",
+        "* It is there.",
+        "What it is",
+    ]
+    assert text.splitlines()[5].startswith(f"{__version__} (")
+    assert not (repository / "changes" / "+one.added.rst").exists()
+
+
+def test_a_release_has_its_version_everywhere(repository, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(repository))
+    prepare.prepare("77.8.9", repository)
+    assert '__version__ = "77.8.9"' in (repository / "broker" / "__init__.py").read_text()
+    assert json.loads((repository / "clients" / "js" / "package.json").read_text())["version"] == "77.8.9"
+    assert (repository / "docs" / "asyncapi.json").read_text() == "77.8.9\n"
+    assert (repository / "docs" / "page.rst").read_text() == (
+        f"txbroker 77.8.9 and txbroker-77.8.9-py3, but not x {__version__}\n"
+    )
+    # All is ready to be committed.
+    assert git(repository, "diff", "--name-only") == ""
+
+
+@pytest.mark.parametrize(
+    ("version", "why"), [("1.2", "three numbers"), ("v1.2.3", "three numbers"), ("0.0.1", "is before")]
+)
+def test_what_can_be_no_version_is_refused(repository, version, why):
+    with pytest.raises(prepare.Refused, match=why):
+        prepare.prepare(version, repository)
+    assert git(repository, "status", "--porcelain") == ""
+
+
+def test_a_release_is_made_once_and_of_what_is_committed(repository, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(repository))
+    prepare.prepare("77.8.9", repository)
+    with pytest.raises(prepare.Refused, match="not after"):
+        prepare.prepare("77.8.9", repository)
+    with pytest.raises(prepare.Refused, match="not committed"):
+        prepare.prepare("77.8.10", repository)
