@@ -112,7 +112,7 @@ class Connection:
         elif self.state is not State.CONNECTING:
             return
         elif status == 401:
-            self._credential_refused(status, reason)
+            self._credential_refused(status, error_of(reason).message)
         elif status in (400, 403):
             error = error_of(reason)
             fitting = isinstance(error, Denied | Invalid)

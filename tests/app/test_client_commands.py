@@ -103,7 +103,7 @@ async def test_standard_streams_that_are_closed_take_no_place_of_a_connection(
     topic = "closed." + "".join(str(ord(character)) for character in closed)
     told = tmp_path / "told"
     # What the command prints would go into the connection.
-    words = f"{Path(sys.executable).with_name('txbroker')} work {topic} --count 1 --json --"
+    words = f"{Path(sys.executable).with_name('txbroker')} work {topic} --count 1 --retry-after 1h --json --"
     command = f"{words} 'cat; echo printed; echo told >&2; exit 1' {closed}; echo $? >{told}"
     await give.lines("enqueue", topic, "1")
     give.start_program("/bin/sh", "-c", command)
@@ -129,8 +129,10 @@ async def test_what_the_broker_refuses_is_one_line_with_its_code(give: Developer
 @pytest_twisted.ensureDeferred
 async def test_a_wrong_credential_is_told_at_once(give: Developer) -> None:
     status, said, errors = await give("publish", "t", "1", "--timeout", "1h", TXBROKER_CREDENTIAL="wrong")
-    assert (status, said, errors.startswith("txbroker: UNAUTHENTICATED")) == (1, "", True)
+    assert (status, said, errors.startswith("txbroker: UNAUTHENTICATED: the broker does not accept")) == (1, "", True)
     assert "wrong" not in errors
+    status, said, errors = await give("publish", "t", "1", TXBROKER_CREDENTIAL="")
+    assert (status, errors.startswith("txbroker: UNAUTHENTICATED: the broker wants a credential")) == (1, True)
 
 
 @pytest_twisted.ensureDeferred
@@ -277,6 +279,9 @@ async def test_an_interrupted_worker_gives_all_jobs_back(give: Developer, tmp_pa
     assert await work.exit() == 130
     assert work.lines == []
     await eventually_state(give, "stop", depth=1, in_flight=0)
+    again = give.start("work", "stop", "--count", "1", "--json", "--", "true")
+    assert await again.exit() == 0
+    assert json.loads(again.lines[-1])["delivery"] == 1
     assert not Path(f"/proc/{int(begun.read_text())}/cwd").exists()
 
 
@@ -311,6 +316,22 @@ async def test_a_pattern_is_followed_from_the_start(give: Developer) -> None:
     tail = give.start("tail", "p.*", "--from", "start", "--count", "2")
     assert await tail.exit() == 0
     assert sorted(line.split("  ")[1::2] for line in tail.lines) == [["p.a", "1"], ["p.b", "2"]]
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize(
+    ("topic", "why"),
+    [
+        ("beyond", "the newest event of beyond is 1"),
+        ("beyond.nothing", "beyond.nothing has no stored events"),
+        ("beyond.*", "beyond.* is a pattern, and an id is a place in one topic"),
+    ],
+)
+async def test_why_it_can_not_be_followed_from_there_is_told(give: Developer, topic: str, why: str) -> None:
+    await give.lines("publish", "beyond", "1", "--durable", "--key", "one")
+    tail = give.start("tail", topic, "--from", "99")
+    assert await tail.exit() == 1
+    assert tail.lines == [f"txbroker: INVALID: --from 99: {why}"]
 
 
 @pytest_twisted.ensureDeferred

@@ -12,9 +12,10 @@ from broker.app.client.output import emit, emit_json, event_as_dict, event_as_li
 from broker.app.client.payloads import position_of
 from broker.app.client.running import forever, on_terminate
 from broker.app.client.target import Target
-from broker.client import ClientError, Event, Items, Position
+from broker.client import ClientError, Event, Invalid, Items, Position
 from broker.client.asyncio import Client
-from broker.errors import Invalid
+from broker.errors import Invalid as Wrong
+from broker.patterns import is_pattern
 
 ACKNOWLEDGE_EVERY = 0.5  # seconds
 
@@ -33,12 +34,12 @@ def follow(
     """Print the events of *topic* as they come.
 
     Raises:
-        Invalid: options that do not go together.
+        broker.errors.Invalid: options that do not go together.
     """
     if last and (origin or cursor):
-        raise Invalid(message="--last says where to begin, as --from and --cursor do: give one of them")
+        raise Wrong(message="--last says where to begin, as --from and --cursor do: give one of them")
     given = {"from_": _origin(origin), "cursor": cursor, "exact": exact, "last": last, "echo": True}
-    forever(target, lambda client: _follow(client, topic, given, count, as_json))
+    forever(target, lambda client: _follow(client, topic, given, origin, count, as_json))
 
 
 def _origin(text: str) -> Position | int | Literal["start", "new"] | None:
@@ -50,11 +51,29 @@ def _origin(text: str) -> Position | int | Literal["start", "new"] | None:
     return position_of(text)
 
 
-async def _follow(client: Client, topic: str, given: dict[str, Any], count: int | None, as_json: bool) -> None:
+async def _follow(
+    client: Client, topic: str, given: dict[str, Any], origin: str, count: int | None, as_json: bool
+) -> None:
     items = client.subscribe(topic, **given)
     on_terminate(items.close)
-    async with Acknowledger(client) as acknowledger:
-        await _show(items, acknowledger, count, as_json)
+    try:
+        async with Acknowledger(client) as acknowledger:
+            await _show(items, acknowledger, count, as_json)
+    except Invalid as error:
+        if origin and error.message.endswith(":from"):
+            raise Invalid(f"--from {origin}: {await _explain(client, topic, exact=given['exact'])}") from None
+        raise
+
+
+async def _explain(client: Client, topic: str, *, exact: bool) -> str:
+    """Return why a subscription to *topic* can not begin where it is asked to: the broker says only that."""
+    if not exact and is_pattern(topic):
+        return f"{topic} is a pattern, and an id is a place in one topic"
+    try:
+        newest = (await client.read(topic, last=1)).head
+    except ClientError:
+        return "there is no such place"
+    return f"the newest event of {topic} is {newest}" if newest else f"{topic} has no stored events"
 
 
 async def _show(items: Items[Event], acknowledger: Acknowledger, count: int | None, as_json: bool) -> None:

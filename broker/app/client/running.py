@@ -12,7 +12,7 @@ from broker.app.client.output import note
 from broker.app.client.target import Target
 from broker.app.commands.console import FAILED, fail
 from broker.app.interrupts import INTERRUPTED, raise_interrupts
-from broker.client import ClientError, Notice
+from broker.client import ClientError, Notice, RateLimited, Taken, Timeout, Unauthenticated, Unavailable
 from broker.client.asyncio import Client
 
 Work: TypeAlias = Callable[[Client], Awaitable[Any]]
@@ -20,6 +20,7 @@ Stop: TypeAlias = Callable[[], object]
 
 MAX_MESSAGE = 64 << 20  # bytes: how large a message may be is for the broker to say
 FOR_EVER = 1e9  # seconds
+PASSING = (RateLimited, Taken, Timeout, Unavailable)  # after these a client registers again
 
 
 def once(target: Target, work: Work, *, endless: bool = False) -> Any:
@@ -30,12 +31,12 @@ def once(target: Target, work: Work, *, endless: bool = False) -> Any:
         work: what is done.
         endless: whether only the connecting has to be done in time.
     """
-    return _run(_once(target, work, endless))
+    return _run(target, _once(target, work, endless))
 
 
 def forever(target: Target, work: Work) -> Any:
     """Run *work*, with a client that comes back for ever, and tells on standard error when it has to."""
-    return _run(_forever(target, work))
+    return _run(target, _forever(target, work))
 
 
 def on_terminate(stop: Stop) -> None:
@@ -43,7 +44,7 @@ def on_terminate(stop: Stop) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
 
 
-def _run(work: Awaitable[Any]) -> Any:
+def _run(target: Target, work: Awaitable[Any]) -> Any:
     async def wrapped() -> Any:
         return await work
 
@@ -52,8 +53,16 @@ def _run(work: Awaitable[Any]) -> Any:
         return asyncio.run(wrapped())
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
+    except Unauthenticated as error:
+        fail(f"{error.code}: {_credential_hint(target)} ({error.message})")
     except ClientError as error:
         fail_by(error)
+
+
+def _credential_hint(target: Target) -> str:
+    if target.credential:
+        return "the broker does not accept the credential, see TXBROKER_CREDENTIAL and --credential-file"
+    return "the broker wants a credential, in TXBROKER_CREDENTIAL or by --credential-file"
 
 
 def fail_by(error: ClientError) -> NoReturn:
@@ -130,6 +139,8 @@ class Reporter:
                 ids = [str(id) for id in (notice.gap.first, notice.gap.last) if id is not None]
                 what = f" {' to '.join(ids)}" if ids else ""
                 note(f"{notice.gap.topic}: events{what} can not be had any more ({notice.gap.why})")
+            case "registration-failed" if not isinstance(notice.error, PASSING):
+                return  # it ends the command, which says why
             case "registration-failed" | "job-lost" | "rate-limited" | "error":
                 error = f": {notice.error}" if notice.error is not None else ""
                 note(f"{notice.kind.replace('-', ' ')}: {notice.reason}{error}")

@@ -75,7 +75,11 @@ class Worker:
     async def do(self, job: Job) -> None:
         """Do *job*, and tell the broker what has become of it."""
         begun = monotonic()
-        reason = await self._run(job)  # when that is cancelled, the job goes back with the connection: no failure
+        try:
+            reason = await self._run(job)
+        except asyncio.CancelledError:
+            job.release()  # to be stopped is no failure
+            raise
         outcome = "failed" if reason else "done"
         try:
             await (job.fail(reason, self.retry_after) if reason else job.done())
