@@ -13,7 +13,7 @@ from broker.messages import MAX_ID, Entry, Event, Page, Position
 
 MAX_DIGITS = len(str(MAX_ID))
 STEP = 32  # events read in one go, since each may be as large as a message
-MAX_STEP = 512  # the same, where many have expired
+MAX_STEP = 1000  # the same, where many have expired, or a page is one read: nothing of it waits for the rest
 READ_BYTES = 1 << 20  # bytes after which one read of a store returns no more
 
 
@@ -70,9 +70,10 @@ async def read_page(
     page: list[Event] = []
     size = skipped = 0
     read_bytes = min(READ_BYTES, page_bytes or READ_BYTES)
+    most = MAX_STEP if page_bytes else STEP
     end = slices.deadline() if slices else 0.0
     while len(page) < limit:
-        step = max(min(STEP, limit - len(page)), min(skipped, MAX_STEP))
+        step = max(min(most, limit - len(page)), min(skipped, MAX_STEP))
         events = await store.read(log, after, step, read_bytes)
         for event in events:
             if event.expires and is_over(store, event):

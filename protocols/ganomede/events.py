@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from broker.access.admission import HeldRefusals
 from broker.core.bounded import BoundedDict
@@ -136,6 +136,7 @@ class Events:
                 return alone
             if self._is_last(events, limit):
                 return _listed(events)
+            peer.hold(_bytes_of(events))  # until the client can be sent something
             return Response(200, self._pages(peer, channel, events, limit))
         if after:
             await self._log_lost_cursor(peer, client, channel, after)
@@ -146,17 +147,14 @@ class Events:
         return peer.poll(channel, after, limit, self._timeout, max_bytes=self._max_bytes, page_bytes=self._page_bytes)
 
     async def _acknowledge(self, peer: IPeer, client: str, channel: str, after: int, limit: int) -> list[Event]:
-        """Poll while the cursor is written; before anything is answered, it must have been.
+        """Move the cursor, then poll.
 
-        While the store takes no writes, what it has is delivered all the same: the next poll moves the cursor.
+        Not at the same time: what was read would be kept until the store has written the cursor, for very many polls
+        at once.  While the store takes no writes, it is delivered all the same: the next poll moves the cursor.
         """
-        lost: list[Failure] = []
-        moved = peer.move_cursor(client, channel, after).addErrback(lost.append)
-        events = await self._wait(peer, channel, after, limit)
-        await moved
-        if lost and not lost[0].check(Unavailable):
-            lost[0].raiseException()
-        return events
+        with suppress(Unavailable):
+            await peer.move_cursor(client, channel, after)
+        return await self._wait(peer, channel, after, limit)
 
     def _is_last(self, events: list[Event], limit: int) -> bool:
         """Whether there are no more for an answer of *limit* events behind *events*, a page of it."""
@@ -167,6 +165,7 @@ class Events:
 
         Nothing is held while it is not asked for the next page, as by a client that does not read.
         """
+        peer.hold(-_bytes_of(events))
         epoch, left, before = peer.epoch, self._max_bytes, b"["
         while True:
             after, last = events[-1].id, self._is_last(events, limit)

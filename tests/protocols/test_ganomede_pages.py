@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from broker.interfaces import IPeer
-from broker.messages import Response
+from broker.messages import HttpRequest, Response
 from broker.testing import FakeStream, http_request, make_broker, value_of
 from protocols.ganomede import dialect, events
 from tests.protocols.ganomede_api import EVENTS
@@ -111,6 +112,37 @@ def test_no_page_is_read_for_a_client_that_does_not_read(channel: Channel) -> No
         channel.broker.clock.advance(1.0)  # type: ignore[attr-defined]
     assert channel.reads == before
     assert len(json.loads(whole(stream))) == 30
+
+
+def test_a_first_page_that_waits_for_a_client_is_counted(channel: Channel) -> None:
+    channel.fill(*(40_000,) * 3)
+    peer, request = (
+        channel.broker.attach("ganomede", "127.0.0.1"),
+        HttpRequest("GET", EVENTS, "clientId=c&channel=ch", {}),
+    )
+    body: Any = value_of(Deferred.fromCoroutine(channel.dialect.answer(peer, request))).body
+    held = channel.broker.memory.held
+    assert held.used == 40_000
+    assert len(value_of(Deferred.fromCoroutine(body.__anext__()))) > 40_000
+    assert held.used == 0
+
+
+def test_a_page_is_one_read() -> None:
+    channel = Channel()
+    channel.fill(*(20,) * 90)
+    channel.get()
+    assert channel.reads == [0]
+
+
+def test_nothing_is_read_before_the_cursor_is_stored(channel: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
+    channel.fill(*(40_000,) * 3)
+    stored: Deferred[Any] = Deferred()
+    monkeypatch.setattr(channel.broker.store, "set", lambda *words, **more: stored)
+    target = f"{EVENTS}?clientId=c&channel=ch&after=1"
+    answer = http_request(channel.broker, channel.dialect, "GET", target)
+    assert channel.reads == []  # very many polls may wait for the store
+    stored.callback(None)
+    assert [event["id"] for event in json.loads(whole(value_of(answer).body))] == [2, 3]
 
 
 def test_a_client_that_goes_away_leaves_nothing(channel: Channel) -> None:
