@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from broker.core.slices import Slices
 
@@ -84,6 +84,8 @@ class PulledBody:
                     await self._room
                     waits = True
                 end = self._slices.deadline() if waits else await self._slices.checked(end)
+        except CancelledError as error:
+            self._end(error)
         finally:
             try:
                 await close(self._pieces)
@@ -96,6 +98,16 @@ class PulledBody:
             return await self._pieces.__anext__()
         except StopAsyncIteration:
             return END
+        except CancelledError as error:
+            self._end(error)
+            return END
+
+    def _end(self, error: CancelledError) -> None:
+        """End well if *error* comes of ``stopProducing``, else raise it."""
+        if not self._stopped:
+            raise error
+        # By its traceback, what it has passed would wait for the garbage collector: the iterator, the connection.
+        error.__traceback__ = None
 
 
 async def close(pieces: AsyncIterator[bytes]) -> None:

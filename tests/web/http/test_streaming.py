@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -171,6 +172,21 @@ def test_a_client_that_leaves_cancels_what_is_awaited_and_closes_the_iterator(si
     wire.server.dataReceived(GET)
     wire.lose()
     assert (body.cancelled, body.closed, site.released) == (1, 1, ["/a"])
+
+
+@pytest.mark.parametrize("given", [(b"a",), (b"a", b"b")], ids=["waits for the source", "waits for the client"])
+def test_what_a_client_leaves_behind_is_no_garbage(site: FakeSite, wire: Wire, given: tuple[bytes, ...]) -> None:
+    stream(site, Pieces(*given))
+    wire.full = len(given) > 1
+    wire.server.dataReceived(GET)
+    wire.producer.resumeProducing()
+    gc.collect()
+    gc.disable()
+    try:
+        wire.lose()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_what_a_generator_does_at_its_end_is_done_when_the_client_leaves(site: FakeSite, wire: Wire) -> None:
