@@ -18,11 +18,11 @@ from broker.core.bounded import BoundedDict
 from broker.core.deadlines import Deadlines
 from broker.core.hot_topics import HotTopics
 from broker.core.lives import life_end
-from broker.core.pages import decode_cursor, encode_cursor, is_over, read_last_page, read_page
+from broker.core.pages import decode_cursor, encode_cursor, id_before_last, is_over, read_last_page, read_page
 from broker.core.shares import Share
 from broker.core.slices import slices_of
 from broker.errors import BrokerError, Conflict, Invalid, NotDone, RateLimited, Unavailable
-from broker.interfaces import MAX_PAGE_BYTES, IBus, IEventSource, ISharedStore, IStore
+from broker.interfaces import MAX_PAGE_BYTES, Coro, IBus, IEventSource, ISharedStore, IStore
 from broker.messages import MAX_ID, Addition, Event, Position, Quota
 from broker.patterns import LOG_PREFIX, matches, pair_key
 
@@ -251,6 +251,10 @@ class Channels:
         """Return the last *limit* events, oldest first; fewer when they have *max_bytes* bytes."""
         page = read_last_page(self._store, LOG_PREFIX + topic, limit, max_bytes, self._slices)
         return Deferred.fromCoroutine(page)
+
+    def id_before_last(self, topic: str, limit: int) -> Coro[int | None]:
+        """Return the id that the last *limit* events of *topic* follow; None: there are none."""
+        return id_before_last(self._store, LOG_PREFIX + topic, limit, self._slices)
 
     def head(self, topic: str) -> Deferred[int]:
         """Return the id of the newest event there ever was; 0 for none."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, TypeVar
 
 import msgspec
@@ -52,6 +53,7 @@ class Definition(msgspec.Struct):
 _definition = msgspec.json.Decoder(Definition).decode
 
 Extract = Callable[[Event, str], str | None]
+Reading = Callable[[], AbstractAsyncContextManager[None]]
 
 
 def rows_log(id: str, value: str) -> str:
@@ -160,10 +162,11 @@ class Indices:
         except (Conflict, Unavailable):
             pass  # another node has done so, or nothing can be stored now: the next use tries again
 
-    async def read(self, id: str, value: str, extract: Extract) -> IndexRows:
+    async def read(self, id: str, value: str, extract: Extract, reading: Reading = nullcontext) -> IndexRows:
         """Return the events of the index whose field is *value*.
 
-        *extract* returns the text at the field of an event, or None.
+        *extract* returns the text at the field of an event, or None.  In *reading*, which may wait, the events are
+        read that are returned, but not those that are indexed.
 
         Raises:
             NotFound: there is no such index.
@@ -180,7 +183,8 @@ class Indices:
             if semaphore.unused:
                 self._semaphores.pop(id, None)
         ids = await self._ids(rows_log(id, value))
-        return IndexRows(id, field, value, await self._events(topic, ids))
+        async with reading():
+            return IndexRows(id, field, value, await self._events(topic, ids))
 
     async def _ids(self, log: str) -> list[int]:
         """Return the ids of the last events whose rows *log* has, the latest first."""

@@ -43,7 +43,7 @@ from broker.patterns import KEY_PREFIX, is_pattern, is_unicode, matches
 SPACE = "kv"
 ENTRIES_PER_READ = 64  # entries read at once, since each may be as large as a message
 EXPIRED_PER_STEP = 1000  # keys that are announced before others get their turn
-RANGES_AT_ONCE = 16  # of all clients: each may hold as much as an answer
+RANGES_AT_ONCE = 16  # of all clients: each may hold as much as an answer, and may take long by its predicate
 BYTES_PER_READ = 1 << 18  # bytes after which one read of the store returns no more
 MAX_PREDICATES = 2  # that are asked at once, since each may be slow
 # For how many seconds a store that several nodes share is told to keep changes, and to tell the values before them.
@@ -136,8 +136,8 @@ class Keys:
         durable: Iterable[str] = (),
     ) -> None:
         self._store, self._bus = store, bus
-        self.reading = Semaphore(RANGES_AT_ONCE, sys.maxsize, "ranges")
         self._slices = slices_of(clock)
+        self.reading = Semaphore(RANGES_AT_ONCE, sys.maxsize, "ranges", self._slices)
         self._announcer = Announcer(publish, self._slices, bus.shared)
         self._durable = tuple(durable)
         self._max_bytes = max_bytes

@@ -6,6 +6,8 @@ have two more words behind that: when it was moved, in milliseconds, and in whic
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 from broker.core.slices import Slices
 from broker.errors import Gone, Invalid
 from broker.interfaces import MAX_PAGE_BYTES, IStore
@@ -70,10 +72,10 @@ async def read_page(
     page: list[Event] = []
     size = skipped = 0
     read_bytes = min(READ_BYTES, page_bytes or READ_BYTES)
-    most = MAX_STEP if page_bytes else STEP
+    events_at_once = MAX_STEP if page_bytes else STEP
     end = slices.deadline() if slices else 0.0
     while len(page) < limit:
-        step = max(min(most, limit - len(page)), min(skipped, MAX_STEP))
+        step = max(min(events_at_once, limit - len(page)), min(skipped, MAX_STEP))
         events = await store.read(log, after, step, read_bytes)
         for event in events:
             if event.expires and is_over(store, event):
@@ -119,28 +121,46 @@ async def read_last_page(
 ) -> list[Event]:
     """Return the last events of *log*, oldest first, within the same bounds; with *before*, of those below that id."""
     page: list[Event] = []  # newest first
-    size = skipped = 0
+    size = 0
+    async for event in _newest_first(store, log, limit, slices, before):
+        size += len(event.body or b"")
+        if size > max_bytes and page:
+            break
+        page.append(event)
+    return page[::-1]
+
+
+async def id_before_last(store: IStore, log: str, limit: int, slices: Slices | None = None) -> int | None:
+    """Return the id that the last *limit* events of *log* follow, none of which is kept; None: there are none."""
+    id: int | None = None
+    async for event in _newest_first(store, log, limit, slices):
+        id = event.id - 1
+    return id
+
+
+async def _newest_first(
+    store: IStore, log: str, limit: int, slices: Slices | None, before: int | None = None
+) -> AsyncIterator[Event]:
+    """Yield the last *limit* events of *log*, or of those below the id *before*, without those that have expired."""
+    left, skipped = limit, 0
     end = slices.deadline() if slices else 0.0
     step = min(STEP, limit)
     events = await (store.latest(log, step, READ_BYTES) if before is None else read_before(store, log, before, step))
     while events:
-        for event in reversed(events):
+        first = events[0].id
+        while events and left:
+            event = events.pop()
             if event.expires and is_over(store, event):
                 skipped += 1
                 continue
-            skipped = 0
-            size += len(event.body or b"")
-            if len(page) == limit or (size > max_bytes and page):
-                return page[::-1]
-            page.append(event)
-        first = events[0].id
-        if len(page) == limit or first <= 1:
+            left, skipped = left - 1, 0
+            yield event
+        if not left or first <= 1:
             break
         if slices and skipped:
             end = await slices.checked(end)
-        step = max(min(STEP, limit - len(page)), min(skipped, MAX_STEP))
+        step = max(min(STEP, left), min(skipped, MAX_STEP))
         events = await read_before(store, log, first, step)
-    return page[::-1]
 
 
 async def find_page(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import inf
 from types import TracebackType
 
 from twisted.internet.defer import Deferred, succeed
 
+from broker.core.slices import Slices
 from broker.errors import RateLimited
 
 
@@ -19,11 +21,13 @@ class Semaphore:
         at_once: how many may be at work.
         waiting: how many more may wait.
         what: the word for them in the refusal of one more.
+        slices: those in which what waits begins; None: at once, however long that takes.
     """
 
-    __slots__ = ("_at_once", "_free", "_limit", "_releasing", "_waiting", "_what")
+    __slots__ = ("_at_once", "_free", "_limit", "_releasing", "_slices", "_waiting", "_what")
 
-    def __init__(self, at_once: int, waiting: int, what: str) -> None:
+    def __init__(self, at_once: int, waiting: int, what: str, slices: Slices | None = None) -> None:
+        self._slices = slices
         self._at_once = self._free = at_once
         self._limit, self._what = waiting, what
         self._waiting: dict[Deferred[None], None] = {}  # in their order
@@ -56,10 +60,17 @@ class Semaphore:
     def release(self) -> None:
         """Let the next begin."""
         self._free += 1
-        if self._releasing:
-            return
-        self._releasing = True
+        if not self._releasing:
+            self._releasing = True
+            self._begin_next()
+
+    def _begin_next(self) -> None:
+        slices = self._slices
+        end = inf if slices is None else slices.deadline()
         while self._free and self._waiting:
+            if slices is not None and slices.now() >= end:
+                slices.add(self._begin_next)
+                return
             self._free -= 1
             waiting = next(iter(self._waiting))
             del self._waiting[waiting]

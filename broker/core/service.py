@@ -417,7 +417,7 @@ def make_parts(
         access=access,
         metrics=metrics,
         buckets=Buckets(clock, settings.rate, settings.rate_burst),
-        shares=Shares(),
+        shares=Shares(slices_of(clock)),
         refusals=refusals,
         failures=AuthFailures(clock, settings.auth_failures_per_minute, refusals),
         lifetimes=lifetimes,

@@ -10,7 +10,7 @@ from zope.interface import Interface
 
 from broker.interfaces.coroutines import Coro
 from broker.interfaces.sessions import IFollower
-from broker.messages import Event, Loss, Origin, Publication
+from broker.messages import Event, Loss, Origin, Position, Publication
 
 
 class ITopicVerbs(Interface):
@@ -181,6 +181,12 @@ class ITopicVerbs(Interface):
         """Return the newest events of *topic* that are kept, oldest first, at most *limit*.
 
         These are stored ones, if the client may ``read`` them, and the last live one that was retained.
+        """
+
+    def place_of_last(topic: str, limit: int) -> Coro[tuple[Position | None, Event | None]]:
+        """Return where the events begin that ``last`` returns, without keeping them.
+
+        That is the position that they follow, None when none of them is stored; and the live one, if it is the last.
         """
 
     def publish_all(publications: Sequence[Publication]) -> Deferred[list[Event]]:

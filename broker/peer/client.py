@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import attrs
@@ -23,6 +24,7 @@ from broker.core.id_series import IdSeries
 from broker.core.keys import Predicate
 from broker.core.memberships import Session
 from broker.core.parts import Parts
+from broker.core.semaphore import Semaphore
 from broker.core.shares import Share
 from broker.core.testaments import Left
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
@@ -187,6 +189,26 @@ class Client:
         """Return what all clients of its principal have together."""
         self._share = share = self._parts.shares.of(self._owner)
         return share
+
+    @asynccontextmanager
+    async def _reading(self, verb: str, what: str, of_all: Semaphore | None = None) -> AsyncIterator[None]:
+        """Let the client read *what* may be long, once others have what they read before; see ``Share.reading``.
+
+        What was read is to be answered at once then: it counts nowhere before it is.  *of_all* bounds how many read
+        that together; None: ``Shares.reading`` does.
+
+        Raises:
+            RateLimited: it waits for too much.
+            Gone: its session has ended meanwhile.
+        """
+        try:
+            permit = (self._share or self._take_share()).reading.permit()
+        except RateLimited as error:
+            raise self._log(error, verb, "") from None
+        async with permit, (of_all or self._parts.shares.reading).permit():
+            if self.closed:  # thousands may have waited, for whom nobody waits any more
+                raise Gone("lost", what)
+            yield
 
     def _take_token(self, verb: str) -> None:
         if self._token_taken:

@@ -8,7 +8,6 @@ from functools import partial
 from broker.core.followers import Follower
 from broker.core.owners import CLIENT_ID
 from broker.core.pages import find_page
-from broker.core.semaphore import Semaphore
 from broker.core.starts import Place
 from broker.errors import Denied, Gone, Invalid
 from broker.interfaces import MAX_PAGE_BYTES
@@ -47,7 +46,7 @@ class FollowVerbs(TopicVerbs):
         beginning.append(follower)
         try:
             await self.listening()
-            async with self._reading.permit():
+            async with self._reading("read", "events"):
                 await follower.begin(partial(self._acknowledged, cursor) if origin is None else origin)
             if self.closed:
                 raise Gone("lost", "session")
@@ -90,11 +89,6 @@ class FollowVerbs(TopicVerbs):
         head = await channels.head(topic) if position.epoch == self.epoch else position.id
         return Position(position.epoch, min(position.id, head))
 
-    @property
-    def _reading(self) -> Semaphore:
-        """How much its principal may read at once."""
-        return (self._share or self._take_share()).reading
-
     def _make_follower(
         self,
         topic: str,
@@ -103,7 +97,7 @@ class FollowVerbs(TopicVerbs):
         deliver: Callable[[Event], bool],
         lost: Callable[[Loss], object],
     ) -> Follower:
-        followers, reading = self._parts.followers, self._reading
+        followers, reading = self._parts.followers, (self._share or self._take_share()).reading
         return Follower(followers, self.id, topic, exact, echo, deliver, lost, self.hold, reading, self.fail)
 
     def _keep(self, follower: Follower) -> None:
@@ -151,7 +145,7 @@ class FollowVerbs(TopicVerbs):
             raise Invalid("limit")
         log = LOG_PREFIX + self._shown(topic)
         store, slices = self._parts.store, self._parts.followers.slices
-        async with self._reading.permit():
+        async with self._reading("read", "events"):
             return await find_page(
                 store, log, after=after, before=before, last=last, limit=limit, max_bytes=max_bytes, slices=slices
             )

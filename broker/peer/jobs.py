@@ -245,7 +245,8 @@ class JobVerbs(QueueVerbs):
         if not numbers:
             raise Invalid("after")
         store = self._parts.store
-        found = await store.jobs.dead(queue, numbers[0], limit, DEAD_BYTES)
+        async with self._reading("manage", "jobs"):
+            found = await store.jobs.dead(queue, numbers[0], limit, DEAD_BYTES)
         return [(f"{store.epoch}-{job.number}", job) for job in found]
 
     async def retry_jobs(self, queue: str, ids: Ids) -> int:

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from broker.core.epochs import epoch_of
 from broker.core.keys import Predicate
 from broker.core.slices import slices_of
-from broker.errors import Gone, Invalid, RateLimited
+from broker.errors import Invalid
 from broker.messages import MAX_ID, Entry, Event, Quota, quota_of
 from broker.patterns import BROKER, KEY_PREFIX, check_name, check_pattern, is_key_of_broker, predicate_of
 from broker.peer.client import Client
@@ -39,14 +39,7 @@ class KeyVerbs(Client):
     ) -> list[tuple[str, Entry]]:
         """See ``IPeer.range``."""
         self._allow("read", KEY_PREFIX + first, rate_limited=rate_limited, check_permission=False)
-        reading = (self._share or self._take_share()).reading
-        try:
-            permit = reading.permit()
-        except RateLimited as error:
-            raise self._log(error, "read", "") from None
-        async with permit, self._parts.keys.reading.permit():
-            if self.closed:  # thousands may have waited, for whom nobody waits any more
-                raise Gone("lost", "range")
+        async with self._reading("read", "range", self._parts.keys.reading):
             return await self._parts.keys.range(
                 first, last, limit, predicate=self._may("read", predicate), max_bytes=max_bytes
             )
@@ -117,10 +110,11 @@ class KeyVerbs(Client):
             raise Invalid("from")
         if epoch != await epoch_of(self._parts.store, epoch):
             return None
-        found = await self._parts.keys.changes(after)
-        if found is None or epoch != self.epoch:
-            return None
-        return await self._matching(found, predicate_of(pattern, exact=exact))
+        async with self._reading("watch", "changes", self._parts.keys.reading):
+            found = await self._parts.keys.changes(after)
+            if found is None or epoch != self.epoch:
+                return None
+            return await self._matching(found, predicate_of(pattern, exact=exact))
 
     async def _matching(self, changes: list[Event], predicate: Predicate) -> list[Event]:
         """Return those of keys for which *predicate* holds, and which it may watch."""

@@ -15,7 +15,18 @@ from broker.core.owners import CLIENT_ID, INDEX
 from broker.errors import Invalid, RateLimited, TooLarge, Unauthenticated, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES
 from broker.jsontext import is_json_type
-from broker.messages import MAX_EXPIRY, MAX_ID, MAX_TIME, Addition, Event, IndexRows, Publication, Quota, quota_of
+from broker.messages import (
+    MAX_EXPIRY,
+    MAX_ID,
+    MAX_TIME,
+    Addition,
+    Event,
+    IndexRows,
+    Position,
+    Publication,
+    Quota,
+    quota_of,
+)
 from broker.patterns import LOG_PREFIX, PRESENCE_PREFIX, check_name, check_pattern, is_pattern
 from broker.peer.client import Client
 
@@ -175,12 +186,24 @@ class TopicVerbs(Client):
         if not self._may_name("subscribe", topic):
             raise self.deny("subscribe", topic)
         parts, events = self._parts, []
-        if self._may_name("read", topic):
-            events = await parts.channels.latest(self._shown(topic), limit)
-        kept = await parts.retained.last(topic)
-        if kept is not None and (not events or events[-1].time < kept.time) and not self._is_excluded(kept):
-            events.append(kept)
-        return events[-limit:]
+        async with self._reading("subscribe", "events"):
+            if self._may_name("read", topic):
+                events = await parts.channels.latest(self._shown(topic), limit)
+            kept = await parts.retained.last(topic)
+            if kept is not None and (not events or events[-1].time < kept.time) and not self._is_excluded(kept):
+                events.append(kept)
+            return events[-limit:]
+
+    async def place_of_last(self, topic: str, limit: int) -> tuple[Position | None, Event | None]:
+        """See ``IPeer.place_of_last``."""
+        newest = await self.last(topic)
+        kept = newest[0] if newest and not newest[0].id else None
+        stored = limit - (kept is not None)
+        if not newest or not stored or not self._may_name("read", topic):
+            return None, kept
+        async with self._reading("subscribe", "events"):
+            id = await self._parts.channels.id_before_last(self._shown(topic), stored)
+        return None if id is None else Position(self.epoch, id), kept
 
     def _is_excluded(self, event: Event) -> bool:
         return bool(event.exclude) and self.id in self._parts.presence.excluded(event)
@@ -273,12 +296,19 @@ class TopicVerbs(Client):
     ) -> Deferred[list[Event]]:
         """See ``IPeer.read``."""
         self._allow("read", topic)
-        return self._parts.channels.read(self._shown(topic), after, limit, max_bytes, page_bytes)
+        read = partial(self._parts.channels.read, self._shown(topic), after, limit, max_bytes, page_bytes)
+        # A page of so many bytes is one read, which the store bounds.
+        return read() if page_bytes else Deferred.fromCoroutine(self._read(read))
+
+    async def _read(self, read: Callable[[], Deferred[list[Event]]]) -> list[Event]:
+        async with self._reading("read", "events"):
+            return await read()
 
     def latest(self, topic: str, limit: int, *, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
         """See ``IPeer.latest``."""
         self._allow("read", topic)
-        return self._parts.channels.latest(self._shown(topic), limit, max_bytes)
+        latest = partial(self._parts.channels.latest, self._shown(topic), limit, max_bytes)
+        return Deferred.fromCoroutine(self._read(latest))
 
     def head(self, topic: str) -> Deferred[int]:
         """See ``IPeer.head``."""
@@ -353,7 +383,7 @@ class TopicVerbs(Client):
         topic, _ = await self._parts.indices.definition(id)
         self._allow("read", topic, rate_limited=False)
         await self._parts.owners.extend(INDEX, id)
-        return await self._parts.indices.read(id, value, extract)
+        return await self._parts.indices.read(id, value, extract, partial(self._reading, "read", "events"))
 
 
 def _noted(result: T, done: Callable[[object], None] | None) -> T:

@@ -247,8 +247,9 @@ class Topics:
         origin: Origin = NEW
         if shown:
             origin = position(shown, peer.epoch, "Last-Event-ID")
-        elif (kept := await peer.last(topic, query.last)) and kept[0].id:
-            origin = Position(kept[0].epoch, kept[0].id - 1)
+        else:
+            place, _ = await peer.place_of_last(topic, query.last)
+            origin = place or NEW
         session = LastValueStream(peer)
         await _open(session, [topic], origin, "", exact=True)
         for event in await peer.last(topic):  # what is published from now on comes by itself

@@ -78,9 +78,9 @@ class Subscribe(Method, dict=True):
         other = options.origin is not None or options.cursor
         if other or not 0 < last <= MAX_LIMIT or not is_one_topic(topics, exact=options.exact):
             raise Invalid("last")
-        kept = await peer.last(topics[0], last)
-        self.kept = [event for event in kept if not event.id]
-        return Position(peer.epoch, kept[0].id - 1) if kept and kept[0].id else None
+        place, kept = await peer.place_of_last(topics[0], last)
+        self.kept = [] if kept is None else [kept]
+        return place
 
     def sent(self, session: Session) -> None:
         """Let the events follow."""

@@ -2,8 +2,10 @@
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 
 from broker.core.semaphore import Semaphore
+from broker.core.slices import SLICE, slices_of
 from broker.errors import RateLimited
 from broker.testing import value_of
 
@@ -75,3 +77,23 @@ def test_too_many_are_refused():
     _works, _ = many(semaphore, 2)  # kept: one that nobody knows is collected, and its permit is free again
     with pytest.raises(RateLimited, match="works"):
         semaphore.permit()
+
+
+def test_what_has_waited_begins_in_slices():
+    clock = Clock()
+    semaphore = Semaphore(1, 99, "works", slices_of(clock))
+    begun = []
+
+    async def work(name):
+        async with semaphore.permit():
+            begun.append(name)
+            clock.rightNow += SLICE  # it takes as long as others should wait at most
+
+    first = Deferred.fromCoroutine(semaphore.permit().__aenter__())
+    works = [Deferred.fromCoroutine(work(name)) for name in range(3)]
+    semaphore.release()
+    assert begun == [0]
+    clock.advance(0)
+    assert (begun, slices_of(clock).pauses) == ([0, 1, 2], 2)
+    assert semaphore.unused
+    assert all(each.called for each in (first, *works))

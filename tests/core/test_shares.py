@@ -1,12 +1,12 @@
 """One client can not have all the calls and polls there may be."""
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
 from broker.access.principals import Access
 from broker.core.keys import RANGES_AT_ONCE
-from broker.core.shares import Shares
+from broker.core.shares import READS_AT_ONCE, READS_OF_ALL, Shares
 from broker.errors import RateLimited
 from broker.messages import Request
 from broker.testing import make_broker, value_of
@@ -158,3 +158,41 @@ def test_of_all_clients_together_some_read_a_range_at_once(monkeypatch):
     for reading in begun:  # which grows
         reading.callback([])
     assert [value_of(each) for each in asked] == [[]] * 40
+
+
+def reads_of(peer):
+    """Return what reads stored events, jobs or changes of keys, each a call."""
+    return {
+        "read": lambda: peer.read("ch", 0, 100),
+        "latest": lambda: peer.latest("ch", 100),
+        "last": lambda: peer.last("ch", 100),
+        "place_of_last": lambda: peer.place_of_last("ch", 100),
+        "page": lambda: peer.page("ch"),
+        "read_index": lambda: peer.read_index("i", "x", lambda event, field: None),
+        "dead_jobs": lambda: peer.dead_jobs("q", 100),
+    }
+
+
+@pytest.mark.parametrize("verb", list(reads_of(None)))
+def test_what_may_be_long_is_read_for_some_at_once(monkeypatch, verb):
+    keys = {f"k{number}": f"key-{number}" for number in range(3)}
+    broker = make_broker(Clock(), Access("required", keys=keys))
+    value_of(Deferred.fromCoroutine(peer_of(broker, "key-0").create_index("i", "ch", "type")))
+    value_of(peer_of(broker, "key-0").post("ch", "T", b"1"))
+    begun: list[Deferred[object]] = []
+
+    def read(*words):
+        begun.append(Deferred())
+        return begun[-1]
+
+    for place, name in ((broker.store, "read"), (broker.store, "latest"), (broker.store.jobs, "dead")):
+        monkeypatch.setattr(place, name, read)
+    if verb == "read_index":
+        monkeypatch.setattr(broker.parts.indices, "_advance", lambda *words: succeed(None))
+        monkeypatch.setattr(broker.parts.indices, "_ids", lambda log: succeed([1]))
+    peers = [peer_of(broker, key) for key in keys.values() for _ in range(20)]
+    for number, peer in enumerate(peers):
+        asked = reads_of(peer)[verb]()
+        (asked if isinstance(asked, Deferred) else Deferred.fromCoroutine(asked)).addErrback(lambda _: None)
+        assert len(begun) <= (READS_AT_ONCE if number < 20 else READS_OF_ALL)
+    assert len(begun) == READS_OF_ALL
