@@ -223,6 +223,9 @@ class Driver(ABC):
             self._open(url, token)
 
     def _open(self, url: str, token: str | None) -> None:
+        if token and not (isinstance(token, str) and token.isascii() and token.isprintable()):
+            self.core.refused(400, "a credential is a text of printable ASCII characters")
+            return
         self.open(url, {"Authorization": f"Bearer {token}"} if token else {})
 
     async def _renew(self) -> None:

@@ -39,7 +39,8 @@ def _is_address(url: str) -> bool:
     try:
         split = urlsplit(url)
         host = (split.hostname or "").encode("idna")
-        return split.scheme in ("ws", "wss") and bool(host) and split.port != 0
+        known = split.scheme in ("ws", "wss") and bool(host) and split.port != 0
+        return known and "@" not in split.netloc and "#" not in url
     except ValueError:
         return False
 
@@ -100,7 +101,8 @@ class Options:
 
     def __attrs_post_init__(self) -> None:
         if not self.urls or not all(map(_is_address, self.urls)):
-            raise Invalid("the URL of a broker begins with ws:// or wss://, and has the name of a host")
+            what = "begins with ws:// or wss://, has the name of a host, and neither a credential nor a fragment"
+            raise Invalid(f"the URL of a broker {what}")
         try:
             self.name.encode()
         except UnicodeEncodeError:

@@ -422,7 +422,17 @@ async def test_what_nobody_waits_for_is_not_logged_when_the_twisted_client_close
 
 @pytest.mark.parametrize("client", [AsyncioClient, TwistedClient])
 @pytest.mark.parametrize(
-    "url", ["ws://a..b/v1/ws", "ws://" + "a" * 64, "ws://", "ws://host:0/", "ws://[::1/", "http://x"]
+    "url",
+    [
+        "ws://a..b/v1/ws",
+        "ws://" + "a" * 64,
+        "ws://",
+        "ws://host:0/",
+        "ws://[::1/",
+        "http://x",
+        "ws://u:p@x/",
+        "ws://x/#y",
+    ],
 )
 def test_a_url_that_nothing_can_be_at_is_refused(client, url):
     with pytest.raises(Invalid):
@@ -432,3 +442,16 @@ def test_a_url_that_nothing_can_be_at_is_refused(client, url):
 def test_a_name_that_can_not_be_sent_is_refused():
     with pytest.raises(Invalid):
         AsyncioClient("ws://localhost/v1/ws", name="x\udcff")
+
+
+@pytest.mark.parametrize("token", ["ü€", "a\nb", b"bytes", lambda: "\udcff"])
+@pytest_twisted.ensureDeferred
+async def test_a_credential_that_no_header_can_have_ends_the_client(library, token):
+    async def scenario(library: Library) -> None:
+        client = library.client("ws://127.0.0.1:1/v1/ws", token=token)
+        with pytest.raises(Invalid, match="printable ASCII"):
+            await client.connect()
+        assert client.state == "stopped"
+        await client.close()
+
+    await library.run(scenario)
