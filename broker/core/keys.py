@@ -44,6 +44,7 @@ SPACE = "kv"
 ENTRIES_PER_READ = 64  # entries read at once, since each may be as large as a message
 EXPIRED_PER_STEP = 1000  # keys that are announced before others get their turn
 RANGES_AT_ONCE = 16  # of all clients: each may hold as much as an answer, and may take long by its predicate
+CHANGES_AT_ONCE = 2  # of all clients: each may hold all that are kept, 16 MiB and what they take as objects
 BYTES_PER_READ = 1 << 18  # bytes after which one read of the store returns no more
 MAX_PREDICATES = 2  # that are asked at once, since each may be slow
 # For how many seconds a store that several nodes share is told to keep changes, and to tell the values before them.
@@ -124,6 +125,7 @@ class Keys:
     Attributes:
         missed: finds the changes that the bus has not brought; None where there is no other node.
         reading: how many ranges of all clients are read at once.
+        reading_changes: how many of them read what has changed while they were away.
     """
 
     def __init__(
@@ -138,6 +140,7 @@ class Keys:
         self._store, self._bus = store, bus
         self._slices = slices_of(clock)
         self.reading = Semaphore(RANGES_AT_ONCE, sys.maxsize, "ranges", self._slices)
+        self.reading_changes = Semaphore(CHANGES_AT_ONCE, sys.maxsize, "changes", self._slices)
         self._announcer = Announcer(publish, self._slices, bus.shared)
         self._durable = tuple(durable)
         self._max_bytes = max_bytes

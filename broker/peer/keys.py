@@ -110,7 +110,7 @@ class KeyVerbs(Client):
             raise Invalid("from")
         if epoch != await epoch_of(self._parts.store, epoch):
             return None
-        async with self._reading("watch", "changes", self._parts.keys.reading):
+        async with self._reading("watch", "changes", self._parts.keys.reading_changes):
             found = await self._parts.keys.changes(after)
             if found is None or epoch != self.epoch:
                 return None

@@ -5,7 +5,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
 from broker.access.principals import Access
-from broker.core.keys import RANGES_AT_ONCE
+from broker.core.keys import CHANGES_AT_ONCE, RANGES_AT_ONCE
 from broker.core.shares import READS_AT_ONCE, READS_OF_ALL, Shares
 from broker.errors import RateLimited
 from broker.messages import Request
@@ -158,6 +158,23 @@ def test_of_all_clients_together_some_read_a_range_at_once(monkeypatch):
     for reading in begun:  # which grows
         reading.callback([])
     assert [value_of(each) for each in asked] == [[]] * 40
+
+
+def test_of_all_clients_together_few_read_the_changes_they_have_missed_at_once(monkeypatch):
+    broker = make_broker(Clock())
+    begun: list[Deferred[object]] = []
+
+    async def changes(after):
+        begun.append(Deferred())
+        return await begun[-1]
+
+    monkeypatch.setattr(broker.keys, "changes", changes)
+    peers = [peer_of(broker, "", f"10.0.0.{number}") for number in range(9)]
+    asked = [Deferred.fromCoroutine(peer.changes(">", broker.store.epoch, 0)) for peer in peers]
+    assert len(begun) == CHANGES_AT_ONCE
+    for reading in begun:  # which grows
+        reading.callback([])
+    assert [value_of(each) for each in asked] == [[]] * 9
 
 
 def reads_of(peer):
