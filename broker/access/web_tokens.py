@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from twisted.logger import Logger
 
 from broker.errors import Invalid, Unauthenticated
 from broker.patterns import is_reserved
+
+log = Logger()
 
 MAX_NAME = 128  # characters of a ``sub``
 SHOWN = ("userId", "profileId", "role", "scopes")  # claims that a client may be told
@@ -167,24 +170,38 @@ def key_set(path: str) -> tuple[SigningKey, ...]:
     """Return the keys in the JWK set file *path* (RFC 7517, 5), those that are for encryption left out.
 
     Raises:
-        Invalid: it is no JWK set, or one of its keys is of a kind that is not supported.
+        Invalid: it is no JWK set, has a private key, or none that is supported.
     """
+    try:
+        entries = json.loads(Path(path).read_text("utf-8"))["keys"]
+        signing = [entry for entry in entries if entry.get("use", "sig") == "sig"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        # Not what was wrong: that could be the text of a key.
+        raise Invalid("key", message=f"TXBROKER_JWKS_FILE: {path} is no set of keys") from None
+    if any("d" in entry for entry in signing):
+        raise Invalid("key", message=f"TXBROKER_JWKS_FILE: {path} has a private key, which only the issuer should have")
+    found = [key for key in map(_web_key, signing) if key is not None]
+    if not found:
+        raise Invalid("key", message=f"TXBROKER_JWKS_FILE: {path} holds no key that is supported to verify tokens by")
+    return tuple(found)
+
+
+def _web_key(entry: dict[str, Any]) -> SigningKey | None:
+    """Return the key that *entry* of a JWK set is; None, and a line in the log, for one that is not supported."""
     import jwt
 
     try:
-        entries = json.loads(Path(path).read_text("utf-8"))["keys"]
-        found = [(entry, jwt.PyJWK(entry)) for entry in entries if entry.get("use", "sig") == "sig"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, jwt.PyJWTError):
-        # Not what was wrong: that could be the text of a key.
-        raise Invalid("key", message=f"TXBROKER_JWKS_FILE: {path} is no set of keys that are supported") from None
-    if not found:
-        raise Invalid("key", message=f"TXBROKER_JWKS_FILE: {path} holds no key to verify tokens by")
-    return tuple(
-        SigningKey(
-            key.key, key.algorithm_name, fingerprint("JWK", json.dumps(entry, sort_keys=True)), _text(key.key_id)
-        )
-        for entry, key in found
-    )
+        key = jwt.PyJWK(entry)
+        if CURVES.get(getattr(getattr(key.key, "curve", None), "name", ""), key.algorithm_name) != key.algorithm_name:
+            raise ValueError("the algorithm is that of another curve")
+    except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError, jwt.PyJWTError):
+        # RFC 7517, 5: "Implementations SHOULD ignore JWKs within a JWK Set that use "kty" (key type) values that are
+        # not understood by them, that are missing required members, or for which values are out of the supported
+        # ranges."  What is wrong is not told: that could be the text of a key.
+        log.warn("TXBROKER_JWKS_FILE: the key {kid} is left out: it is not supported", kid=json.dumps(entry.get("kid")))
+        return None
+    told_apart_by = fingerprint("JWK", json.dumps(entry, sort_keys=True))
+    return SigningKey(key.key, key.algorithm_name, told_apart_by, _text(key.key_id))
 
 
 def could_name(sub: str) -> bool:

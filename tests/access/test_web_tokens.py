@@ -15,6 +15,7 @@ from broker.access.principals import Access, make_access
 from broker.access.web_tokens import WebTokens, secret_key
 from broker.config.settings import Settings
 from broker.errors import Invalid, Unauthenticated
+from tests.support.logs import lines_of
 
 SECRET = "s3cret-" * 10
 GOOD = {"sub": "ann", "exp": 4e9, "aud": "us", "iss": "them"}
@@ -243,6 +244,66 @@ def test_a_key_for_encryption_is_left_out(tmp_path):
 def test_a_key_set_that_holds_no_supported_key_is_refused(tmp_path, entries):
     with pytest.raises(Invalid, match="TXBROKER_JWKS_FILE"):
         make_access(Settings(jwks_file=key_set_file(tmp_path, *entries)))
+
+
+# Each with what is wrong with it: a kind nobody knows, an algorithm of another curve or kind, one that signs nothing.
+UNSUPPORTED = {
+    "kind": {"kty": "PQC", "x": "AA"},
+    "missing member": {"kty": "EC", "crv": "P-256", "x": "AA"},
+    "curve": jwk(ec.generate_private_key(ec.SECP384R1()), "ES384") | {"alg": "ES256"},
+    "algorithm": jwk(ec.generate_private_key(ec.SECP256R1()), "ES256") | {"alg": "RSA-OAEP"},
+    "no signature": {"kty": "oct", "k": "eA", "alg": "none"},
+}
+
+
+@pytest.mark.parametrize("wrong", UNSUPPORTED)
+def test_a_key_that_is_not_supported_is_left_out_of_its_set(tmp_path, logged, wrong):
+    key = ec.generate_private_key(ec.SECP256R1())
+    entries = UNSUPPORTED[wrong] | {"kid": "new"}, jwk(key, "ES256", kid="old")
+    access = make_access(Settings(jwks_file=key_set_file(tmp_path, *entries)))
+    assert access.identify(signed({"sub": "ann", "exp": 4e9}, key, "ES256", kid="old")).name == "ann"
+    assert lines_of(logged) == ['TXBROKER_JWKS_FILE: the key "new" is left out: it is not supported']
+    with pytest.raises(Invalid, match="TXBROKER_JWKS_FILE"):
+        make_access(Settings(jwks_file=key_set_file(tmp_path, entries[0])))
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+def test_a_key_set_with_a_private_key_is_refused(tmp_path, algorithm):
+    entry = get_default_algorithms()[algorithm].to_jwk(KINDS[algorithm](), as_dict=True)
+    with pytest.raises(Invalid, match="private key"):
+        make_access(Settings(jwks_file=key_set_file(tmp_path, entry)))
+
+
+def test_keys_of_one_id_are_told_apart_by_their_algorithm_and_any_key_of_none_is_tried(tmp_path):
+    new, old, other = KINDS["ES256"](), KINDS["EdDSA"](), KINDS["ES256"]()
+    entries = jwk(new, "ES256", kid="a"), jwk(old, "EdDSA", kid="a"), jwk(other, "ES256")
+    access = make_access(Settings(jwks_file=key_set_file(tmp_path, *entries)))
+    claims = {"sub": "ann", "exp": 4e9}
+    for key, algorithm, headers in (
+        (new, "ES256", {"kid": "a"}),
+        (old, "EdDSA", {"kid": "a"}),
+        (old, "EdDSA", {}),
+        (other, "ES256", {"kid": "a"}),
+        (other, "ES256", {"kid": "of another issuer"}),
+    ):
+        assert access.identify(signed(claims, key, algorithm, **headers)).name == "ann"
+    for headers in ({"kid": "b"}, {"kid": ""}):
+        with pytest.raises(Unauthenticated):
+            access.identify(signed(claims, new, "ES256", **headers))
+
+
+def test_a_key_that_has_left_its_set_admits_nobody(tmp_path):
+    old, new = KINDS["ES256"](), KINDS["ES256"]()
+    claims, entries = {"sub": "ann", "exp": 4e9}, (jwk(old, "ES256", kid="old"), jwk(new, "ES256", kid="new"))
+    for kept, admitted in ((entries[:1], [old]), (entries, [old, new]), (entries[1:], [new])):
+        access = make_access(Settings(jwks_file=key_set_file(tmp_path, *kept)))
+        for key, kid in ((old, "old"), (new, "new")):
+            token = signed(claims, key, "ES256", kid=kid)
+            if key in admitted:
+                assert access.identify(token).name == "ann"
+            else:
+                with pytest.raises(Unauthenticated):
+                    access.identify(token)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "5", '{"keys": 5}', "\ud800", "[" * 50000])
