@@ -24,6 +24,7 @@ from broker.messages import CloseCode, Frame, HttpRequest
 from broker.sessions import OrderedSession
 from broker.web.net.link import CLOSED, CLOSING, CONNECTING, OPEN, QueuedLink
 from broker.web.net.sockets import limit_unacknowledged
+from broker.web.refusals import ThrottledLogger
 from broker.web.ws.options import Traffic, WebSocketOptions
 
 log = Logger()
@@ -50,6 +51,7 @@ class RawLink(QueuedLink, Protocol):
     """
 
     options: ClassVar[WebSocketOptions]
+    throttled: ClassVar[ThrottledLogger]
 
     max_message_bytes: int
     transport: Any
@@ -111,7 +113,8 @@ class RawLink(QueuedLink, Protocol):
         if self._judged:
             self._judged = False
             if WEB_REQUEST.match(data):
-                log.warn("{address} sent an HTTP request to a port that is none for HTTP", address=self.address)
+                text = "{address} sent an HTTP request to a port that is none for HTTP"
+                self.throttled.log("request", text, address=self.address)
                 self._drop("an HTTP request")
                 return
         if self.state == OPEN and self.receiving and not self._kept:
@@ -321,5 +324,6 @@ def raw_link_class(
         "traffic": traffic,
         "links": links,
         "memory": memory,
+        "throttled": ThrottledLogger(log, clock),
     }
     return type("RawLink", (RawLink,), state)

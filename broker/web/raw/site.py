@@ -18,6 +18,7 @@ from broker.interfaces import ISession
 from broker.messages import HttpRequest
 from broker.web.client_log import log_came, log_went
 from broker.web.raw.link import RawLink
+from broker.web.refusals import ThrottledLogger
 from broker.web.unadmitted import UnadmittedSocket
 
 log = Logger()
@@ -72,6 +73,7 @@ class RawSite(Factory):
         self.dialect = dialect
         self._attach, self._clock, self._link = attach, clock, link
         self._counts, self._connections = counts, connections
+        self._throttled = ThrottledLogger(log, clock)
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """Return the link for a new connection; None closes it."""
@@ -113,7 +115,8 @@ class RawSite(Factory):
             log.failure("{dialect} failed to open a session", dialect=self.dialect.name)
             return
         # Not its message: that may hold what the client gave for a credential.
-        log.info(
+        self._throttled.log(
+            error.code,
             "{dialect} refused a client at {address}: {code}",
             dialect=self.dialect.name,
             address=address,

@@ -30,6 +30,7 @@ from broker.web.raw.site import RawSite
 from broker.web.ws.options import WebSocketOptions
 from tests.support.eventually import TIMEOUT, eventually
 from tests.support.examples import load_example
+from tests.support.logs import lines_of
 from tests.support.public_port import RawClient
 
 
@@ -264,6 +265,26 @@ async def test_a_client_that_is_refused_is_closed(opened, error):
     assert await (await port.connect()).end() == b""
     await eventually(lambda: port.site.connections == 0)
     assert port.broker.metrics.connections["faulty"] == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_requests_of_browsers_leave_one_line_in_the_log(opened, telnet, logged):
+    port = await opened(telnet)
+    for _ in range(3):
+        await (await port.connect(b"GET / HTTP/1.1\r\n")).end()
+    assert [line for line in lines_of(logged) if "HTTP request" in line] == [
+        "127.0.0.1 sent an HTTP request to a port that is none for HTTP"
+    ]
+
+
+@pytest_twisted.ensureDeferred
+async def test_clients_that_are_refused_leave_one_line_in_the_log(opened, logged):
+    port = await opened(Faulty(Denied("connect", "x")))
+    for _ in range(3):
+        assert await (await port.connect()).end() == b""
+    assert [line for line in lines_of(logged) if " refused " in line] == [
+        "faulty refused a client at 127.0.0.1: DENIED"
+    ]
 
 
 @pytest_twisted.ensureDeferred
