@@ -28,8 +28,10 @@ from broker.redis import RedisAddress
 from broker.redis.batcher import RECONNECT_ERRORS, RECONNECT_TIMEOUT, Batcher, Operation
 from broker.redis.connection import Connection, ResponseError
 from broker.redis.event_codec import encode_message
+from broker.redis.form import check_form
 from broker.redis.script import Script
 from broker.redis.server import ServerInfo, check_subscribing, check_version, read_info
+from broker.versions import address_of
 
 log = Logger()
 
@@ -62,7 +64,7 @@ class RedisBus(Service):
     def __init__(self, url: str, node: str, *, prefix: str, reactor: Any, lease: float = LEASE) -> None:
         self.node = node
         # Not the node's name alone: what an earlier start of it has left behind is not ours.
-        self.address = f"{re.sub(r'[^!-~]', '-', node)}/{secrets.token_hex(4)}"
+        self.address = address_of(re.sub(r"[^!-~]", "-", node), secrets.token_hex(4))
         self.deliver: Callable[[Event], object] = _ignore
         self.received: Callable[[str, bytes], object] = _ignore
         self.found: Callable[[str], object] = _ignore
@@ -320,6 +322,7 @@ class RedisBus(Service):
         """Renew the lease before all else: then operations of an earlier connection can not be done any more."""
         info = await read_info(protocol, b"server", prefix=self._prefix)
         check_version(info)
+        await check_form(protocol, self._prefix)
         self._server = info.get("run_id", "")
         self._connections += 1
         self._first_renewal = None

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 
 from broker.cluster.claims import LAPSED
 from broker.cluster.loads import Known, Loads, distribute
-from broker.cluster.messages import Called, Ended, Load, NotHere, Paused, PlainCall, WireError
+from broker.cluster.messages import PLAIN_CALLS, Called, Ended, Load, NotHere, Paused, PlainCall, WireError
 from broker.cluster.messenger import NodeMessenger
 from broker.cluster.stand_ins import MAX_LENGTH, Callee, Caller, Callers, looked_up, lookup
 from broker.core.bounded import BoundedDict
@@ -35,6 +35,7 @@ from broker.errors import BrokerError, Busy, Gone, NotDone, NotFound, RateLimite
 from broker.messages import Reply, Request
 from broker.patterns import BROKER, CLIENT, PROCEDURE, SERVICE, SESSION, TAKER, split_kind
 from broker.remembered import remembered
+from broker.versions import messages_of
 
 log = Logger()
 
@@ -55,7 +56,7 @@ class Route:
         nodes: addresses of the nodes that have it, and the numbers of their leases.
         untried: those addresses, the next to be used first.
         period: in which one it was looked for last, see ``RemoteCalls.review_routes``.
-        plain: whether calls can go there as ``PlainCall``: to a procedure, on one other node.
+        plain: whether calls can go there as ``PlainCall``: to a procedure, on one other node that understands it.
     """
 
     name: str
@@ -239,7 +240,7 @@ class RemoteCalls(Calls):
 
     def _is_plain(self, name: str, addresses: list[str]) -> bool:
         alone = len(addresses) == 1 and addresses[0] != self._messenger.bus.address
-        return alone and name.startswith(PROCEDURE) and name.isascii()
+        return alone and name.startswith(PROCEDURE) and name.isascii() and messages_of(addresses[0]) >= PLAIN_CALLS
 
     def _try(self, callee: Callee, route: Route) -> None:
         callee.name, callee.untried = route.name, route.untried

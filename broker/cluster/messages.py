@@ -1,6 +1,10 @@
 """The messages between nodes, as bytes (MessagePack arrays).
 
 The answer to a call is the ``Reply`` itself, whose ``ref`` is the id of the call at the caller's node.
+
+During an update, nodes of two versions send each other messages.  What is added at the end of a message, with a
+default, does no harm: who does not know it passes over it.  A new kind of message raises ``MESSAGES`` of
+``broker.versions``, and is sent only to nodes that understand so many, by ``messages_of``; others get what they know.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from broker.messages import Reply, Request
 from broker.patterns import PROCEDURE
 
 log = Logger()
+
+PLAIN_CALLS = 2  # by ``messages_of``: understands ``PlainCall``
 
 
 class WireError(msgspec.Struct, array_like=True):

@@ -26,6 +26,7 @@ from broker.errors import BrokerError, NotDone, Unavailable
 from broker.redis.address import RedisAddress
 from broker.redis.chains import Chain
 from broker.redis.connection import Connection, ResponseError, refusal_text
+from broker.redis.form import NEWER_FORM
 from broker.redis.heavy import HeavyQueue
 from broker.redis.operations import AGAIN, Operation
 from broker.redis.postponed import Postponed
@@ -52,8 +53,8 @@ TOO_MUCH = "Redis can not keep up: too much waits for it."
 TOO_MANY_LARGE = "Redis can not keep up: too many large values change."
 PROBE_INTERVAL = 1.0  # seconds between two attempts to write while Redis refuses that
 
-# Errors by which Redis says that another server, or a new connection, is needed.
-RECONNECT_ERRORS = ("READONLY", "LOADING", "MASTERDOWN", "NOAUTH")
+# Errors by which Redis says that another server, or a new connection, is needed; or another version of this program.
+RECONNECT_ERRORS = ("READONLY", "LOADING", "MASTERDOWN", "NOAUTH", NEWER_FORM)
 
 
 class Batcher:

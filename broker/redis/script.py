@@ -5,14 +5,17 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
+from broker.versions import FORM
+
 PACKAGE = "broker.redis.scripts"  # of the parts that all scripts have
+HEAD = b"local FORM = %d  -- see broker/versions.py" % FORM  # of each script
 
 
 class Script:
     """The text of several .lua files, one after the other, as one script.
 
     The first is always ``begin.lua``, the last ``run.lua``: the others fill the table ``verbs``, and those of
-    ``begin.lua`` if a verb may stop, and set ``FIRST`` and ``STOP``.
+    ``begin.lua`` if a verb may stop, and set ``FIRST`` and ``STOP``.  All know ``FORM``.
 
     Args:
         package: where the files are.
@@ -24,9 +27,14 @@ class Script:
 
     def __init__(self, package: str, *names: str) -> None:
         parts = [(PACKAGE, "begin"), *((package, name) for name in names), (PACKAGE, "run")]
-        self._text = b"\n".join(files(folder).joinpath(f"{name}.lua").read_bytes() for folder, name in parts)
+        self._text = b"\n".join([HEAD, *(read_part(*part) for part in parts)])
         self.hash = b""
 
     async def load(self, protocol: Any) -> None:
         """Load it into the script cache of the server."""
         self.hash = await protocol.execute_command(b"SCRIPT", b"LOAD", self._text)
+
+
+def read_part(package: str, name: str) -> bytes:
+    """Return the text of the file *name*.lua of *package*."""
+    return files(package).joinpath(f"{name}.lua").read_bytes()

@@ -41,6 +41,7 @@ from broker.messages import (
 from broker.redis import RedisAddress
 from broker.redis.batcher import MAX_REPLY_BYTES, Batcher, Operation
 from broker.redis.event_codec import decode_message, encode_record
+from broker.redis.form import check_form
 from broker.redis.script import Script
 from broker.redis.server import ServerInfo, read_info
 from broker.redis.vitals import NAMES, Vitals
@@ -232,6 +233,7 @@ class RedisStore(RedisReader, Service):
     async def _prepare(self, protocol: Any) -> None:
         self._server = await ServerInfo.query(protocol, self._prefix)
         self._server.check()
+        await check_form(protocol, self._prefix)
         await self._time.begin(protocol)
         self._timeline.connections += 1
         await self._compare(protocol)

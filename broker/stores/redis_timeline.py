@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from importlib.resources import files
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+
+from broker.redis.script import HEAD, read_part
 
 log = Logger()
 
@@ -47,7 +48,7 @@ class Timeline:
         self.member = secrets.token_hex(8).encode()
         self._prefix, self._clock, self._witness = prefix, clock, witness
         self._known: list[bytes] = []  # the latest first
-        self._script = files("broker.stores.redis_scripts").joinpath("timeline.lua").read_bytes()
+        self._script = HEAD + b"\n" + read_part("broker.stores.redis_scripts", "timeline")
 
     async def compare(self, protocol: Any, run: bytes, seen: int) -> int:
         """Look whether the server has all that was seen; return its mark.

@@ -18,7 +18,10 @@ from broker.cluster.messenger import NodeMessenger
 from broker.errors import BrokerError, CalleeFailed, Denied, Gone, NotDone, NotFound, Unavailable
 from broker.messages import Reply, Request
 from broker.observe.metrics import CallTimes
+from broker.versions import address_of
 from tests.core.parties import FakeFlow
+
+NEAR, FAR = address_of("near", "1"), address_of("far", "1")
 
 
 class Wire:
@@ -203,7 +206,7 @@ class Pair:
 @pytest.fixture
 def pair():
     wire = Wire()
-    pair = Pair(wire, Node(wire, "near"), Node(wire, "far"), Party("ann"), Party("bob"))
+    pair = Pair(wire, Node(wire, NEAR), Node(wire, FAR), Party("ann"), Party("bob"))
     pair.far.calls.performers.add(pair.callee, "slow")
     pair.far.calls.takers.add(pair.callee, "slow", shared=True)
     yield pair
@@ -268,6 +271,20 @@ def test_a_call_goes_in_short_when_its_callee_is_known_and_arrives_as_the_one_be
     assert fields == {"id", "body"}
     assert [type(message) for message in pair.wire.sent if not isinstance(message, Reply)] == [Called, PlainCall]
     assert [reply.body for reply in pair.caller.replies] == [b"[1]", b"[2]"]
+
+
+@pytest.mark.parametrize("start", ["1", "1.1"])
+def test_a_node_of_the_first_version_gets_no_call_in_short(start):
+    wire = Wire()
+    near, far = Node(wire, NEAR), Node(wire, f"far/{start}")
+    ann, bob = Party("ann"), Party("bob")
+    far.calls.performers.add(bob, "slow")
+    for _ in range(2):
+        near.call(ann)
+        assert far.answer(bob)
+    assert [type(message) for message in wire.sent if not isinstance(message, Reply)] == [Called, Called]
+    for node in (near, far):
+        node.calls.stop()
 
 
 @pytest.mark.parametrize("caller", ["\N{SNOWMAN}", "a"])
@@ -451,7 +468,7 @@ def test_a_lost_connection_of_this_node_ends_nothing(pair):
     pair.near.call(pair.caller)
     pair.wire.fates = [LOST]
     pair.answer()
-    pair.near.bus.departed("near")  # it has connected again
+    pair.near.bus.departed(NEAR)  # it has connected again
     pair.wire.settle()
     assert pair.errors == [None]
     assert pair.nothing_left
@@ -526,7 +543,7 @@ def test_a_callee_that_is_found_too_late_is_not_called(pair):
     pair.near.call(pair.caller, timeout=1.0)
     pair.wire.pass_time(1.1)
     for waiting, _ in pair.near.bus.slow:
-        waiting.callback(("procedure:slow", ["far"]))
+        waiting.callback(("procedure:slow", [FAR]))
     pair.wire.settle()
     assert (pair.errors, pair.callee.requests) == (["TIMEOUT"], [])
 
@@ -536,7 +553,7 @@ def test_what_is_looked_for_ends_with_this_node_s_lease(pair):
     pair.near.call(pair.caller)
     pair.wire.end_lease(pair.near, 9)
     assert pair.errors == ["UNAVAILABLE"]
-    pair.near.bus.slow[0][0].callback(("procedure:slow", ["far"]))
+    pair.near.bus.slow[0][0].callback(("procedure:slow", [FAR]))
     pair.wire.settle()
     assert (len(pair.errors), pair.callee.requests) == (1, [])
 
@@ -605,7 +622,7 @@ def test_a_caller_that_leaves_while_its_callee_is_looked_for_is_served_once(pair
     pair.near.call(pair.caller)
     pair.near.leave(pair.caller)
     pair.wire.fates = [ARRIVED_UNKNOWN, ARRIVED_UNKNOWN]
-    pair.near.bus.slow[0][0].callback(("procedure:slow", ["far"]))
+    pair.near.bus.slow[0][0].callback(("procedure:slow", [FAR]))
     pair.wire.pass_time(3.0)
     assert len(pair.callee.requests) == 1
     assert pair.nothing_left
@@ -659,7 +676,7 @@ def test_a_node_that_was_frozen_does_not_execute_what_was_told_to_have_ended(pai
     pair.near.call(pair.caller)
     pair.answer()
     late = []
-    pair.wire.nodes["far"].bus.received, take = lambda *frame: late.append(frame), pair.far.bus.received
+    pair.wire.nodes[FAR].bus.received, take = lambda *frame: late.append(frame), pair.far.bus.received
     pair.near.call(pair.caller)
     pair.wire.end_lease(pair.far, 9)
     pair.far.bus.received = take

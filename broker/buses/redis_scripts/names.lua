@@ -17,6 +17,7 @@
 --   tidying   there while a node forgets those, for as long as a lease at most
 --   renewed   when a node last renewed its lease, in milliseconds
 --   grace     until when names are kept for nodes whose leases have ended: after a time in which no node could renew
+--   form      which form all this has; broker/versions.py says what that means
 --   server    the run id of the server that has written this
 --   settling  until when a name that nobody holds is given to those only that held it before: after the server went
 --             back, some hold names here of which this server does not know
@@ -208,6 +209,16 @@ local function begin_tidying(lease)
   return untidy
 end
 
+local function check_form()
+  -- Raises an error if a later version has given the data a form that this one does not know.
+  local form = call('GET', prefix .. 'form')
+  if not form then
+    call('SET', prefix .. 'form', FORM)  -- all was lost
+  elseif tonumber(form) > FORM then
+    error({err = 'NEWER_FORM the data have the form ' .. form .. ', of a later version of txbroker'})
+  end
+end
+
 -- number of the lease that the node believes to have or 0, the highest that it ever had, how often it has begun to
 -- listen, length of the lease in milliseconds, run id of the server; '' if this is not the first by this connection,
 -- "1" if the store was found to have gone back; milliseconds since the node has sent the renewal that was answered
@@ -215,6 +226,7 @@ end
 -- Returns: the number of the lease that it has now; a number for ``tidy``, if this node has to forget names, else 0;
 -- id, number and generation of each node: number 0 of one that is awaited.  Or FENCED, when it comes late.
 verbs.renew = function(at)
+  check_form()
   local connection = look(me).connection
   if connection and connection > tonumber(ARGV[4]) then
     return FENCED  -- it would end the lease that was given since

@@ -18,6 +18,7 @@
 --
 --   caller:<node>  which of its connections a node uses; timeline.lua writes it
 --   epoch          changes when the data was lost
+--   form           which form all this has; broker/versions.py says what that means
 --   heads          hash: log -> the last id given
 --   logs           sorted set, in the order of bytes: the names of all logs
 --   log:<log>      stream: <id>-0 -> e <record> [m <mark> [n <extras>]]
@@ -105,8 +106,11 @@ end
 
 local present = call(
   'MGET', prefix .. 'epoch', prefix .. 'mark', prefix .. 'clock', prefix .. 'latest', prefix .. 'previous',
-  prefix .. 'watched', prefix .. 'caller:' .. ARGV[7]
+  prefix .. 'watched', prefix .. 'caller:' .. ARGV[7], prefix .. 'form'
 )
+if tonumber(present[8] or 0) > FORM then
+  return redis.error_reply('NEWER_FORM the data have the form ' .. present[8] .. ', of a later version of txbroker')
+end
 if tonumber(present[7] or 0) > tonumber(ARGV[8]) then
   return redis.error_reply('SUPERSEDED by another connection of this node')
 end

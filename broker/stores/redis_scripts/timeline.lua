@@ -85,6 +85,7 @@ end
 local _, last_run = parts(timelines[1] or '')
 if not epoch then
   begin_epoch(mark)
+  call('SET', prefix .. 'form', FORM)
   call('HSET', prefix .. 'revisions', '', 0)  -- there are no keys whose revisions were counted otherwise
 elseif last_run ~= run then
   begin(ARGV[7], mark)
