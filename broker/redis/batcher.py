@@ -265,7 +265,11 @@ class Batcher:
         self._sent_bytes = sum(operation.size for operation in batch)
         self._bytes -= self._sent_bytes
         self.publishing = frozenset(operation.origin for operation in batch if operation.origin)
-        Deferred.fromCoroutine(self._run(batch)).addErrback(self._fail_bug, batch).addBoth(self._ended)
+        if self._replicas is not None or any(operation.chained for operation in batch):
+            running = Deferred.fromCoroutine(self._run(batch))
+        else:
+            running = self._run_plainly(batch)
+        running.addErrback(self._fail_bug, batch).addBoth(self._ended)
 
     def _begin_again(self) -> None:
         """Go on after a batch of which nothing was left, if there is more; others get their turn before."""
@@ -344,6 +348,48 @@ class Batcher:
             self._usable = False
             stopped.callback(None)
 
+    def _run_plainly(self, batch: list[Operation]) -> Deferred[Any]:
+        """Do what ``_run`` does for operations that need no more than one call, which is the usual case, for less."""
+        started, protocol = self._clock.seconds(), self.connection.protocol
+        writes = not all(operation.reads for operation in batch)
+        try:
+            called = self._send_call(protocol, [operation.words for operation in batch], writes)
+        except RedisError:  # it is being lost
+            return Deferred.fromCoroutine(self._run(batch))
+        return called.addCallbacks(self._ran, self._not_run, (batch, started), errbackArgs=(batch,))
+
+    def _ran(self, answer: list[Any], batch: list[Operation], started: float) -> Deferred[None] | None:
+        results, left, mark = answer
+        if mark:
+            self.mark = max(self.mark, mark)
+        seconds = self._clock.seconds() - started
+        self._unsafe = ""
+        if len(batch) > 1 or left:
+            return Deferred.fromCoroutine(self._answer_many(batch, results, left, seconds))
+        result = results[0]
+        if isinstance(result, ResponseError):
+            self._note_refusal(refusal_text(result))
+        self._answer_one(batch[0], result, "")
+        self._observe(1, seconds)
+        return None
+
+    async def _answer_many(self, batch: list[Operation], results: list[Any], left: list[int], seconds: float) -> None:
+        await self._answer(batch, results, _states(left))
+        self._observe(len(batch), seconds)
+
+    def _not_run(self, failure: Failure, batch: list[Operation]) -> Deferred[None] | None:
+        """Repeat what the server could not do yet; see ``_call``."""
+        error = failure.value
+        if isinstance(error, ResponseError):
+            if self._remedy(error) is not None:
+                return Deferred.fromCoroutine(self._run(batch))
+            self._fail_script(batch, error)
+        elif isinstance(error, RedisError):
+            self._fail_lost(batch, error)
+        else:
+            failure.raiseException()
+        return None
+
     async def _run(self, batch: list[Operation]) -> None:
         started = self._clock.seconds()
         protocol = self.connection.protocol
@@ -382,30 +428,36 @@ class Batcher:
     ) -> tuple[list[Any], dict[int, Any]]:
         """Return the results, and by their index the states of those that were left undone."""
         while True:
-            words = self._preamble()
-            if self._marks:
-                words += (b"%d" % self.mark, b"1" if writes else b"")
-            for each in asked:
-                words.append(b"%d" % len(each))
-                words += each
             try:
-                answer = protocol.execute_command(b"EVALSHA", self._script.hash, b"0", *words)
+                answer = self._send_call(protocol, asked, writes)
                 replicated = self._replicas.confirm(protocol) if writes and self._replicas is not None else None
                 results, left, mark = await answer
                 if mark:
                     self.mark = max(self.mark, mark)
                 self._unsafe = await replicated if replicated is not None else ""
-                return results, {left[i] - 1: left[i + 1] for i in range(0, len(left), 2)} if left else {}
+                return results, _states(left)
             except ResponseError as error:
-                reason = str(error)
-                again: Callable[[Any], Awaitable[None]]
-                if reason.startswith("NOSCRIPT"):
-                    again = self._script.load  # the server has dropped it
-                elif self._refresh is not None and "STALE_EPOCH" in reason:
-                    again = self._refresh
-                else:
+                again = self._remedy(error)
+                if again is None:
                     raise
             await again(protocol)
+
+    def _send_call(self, protocol: Any, asked: list[Sequence[bytes]], writes: bool) -> Deferred[list[Any]]:
+        words = self._preamble()
+        if self._marks:
+            words += (b"%d" % self.mark, b"1" if writes else b"")
+        for each in asked:
+            words.append(b"%d" % len(each))
+            words += each
+        answer: Deferred[list[Any]] = protocol.execute_command(b"EVALSHA", self._script.hash, b"0", *words)
+        return answer
+
+    def _remedy(self, error: ResponseError) -> Callable[[Any], Awaitable[None]] | None:
+        """Return what must be done before a call that has failed with *error* is repeated; None: it is not."""
+        reason = str(error)
+        if reason.startswith("NOSCRIPT"):
+            return self._script.load  # the server has dropped it
+        return self._refresh if "STALE_EPOCH" in reason else None
 
     async def _answer(self, batch: list[Operation], results: list[Any], left: dict[int, Any]) -> None:
         """Answer those of *batch* that were done, in slices, and let the others be done next."""
@@ -539,6 +591,11 @@ class Batcher:
         if self._timeout is not None:
             self._timeout.cancel()
             self._timeout = None
+
+
+def _states(left: list[int]) -> dict[int, Any]:
+    """Return the states of operations that were left undone, by their indices."""
+    return {left[i] - 1: left[i + 1] for i in range(0, len(left), 2)}
 
 
 def _ignore(*_: object) -> None:

@@ -28,8 +28,9 @@ class Node:
 
     def __init__(self, url: str) -> None:
         self.store: Any = open_store(url, clock=cast(Any, reactor), prefix="own:", announce=True)
-        self.bus: Any = open_bus(url, "node", reactor=reactor, prefix="own:")
-        self.bus.source = self.store
+        bus: Any = open_bus(url, "node", reactor=reactor, prefix="own:")
+        bus.source = self.store
+        self.bus = bus
 
     def start(self) -> Node:
         for part in (self.store, self.bus):

@@ -637,14 +637,18 @@ async def test_what_is_submitted_at_an_answer_is_one_call_of_its_own(
     await store.head("log")
     batcher, under_way, most = store._batcher, 0, 0
 
-    async def run(batch: Any, original: Any = batcher._run) -> None:
+    def call(*arguments: Any, original: Any = batcher._send_call) -> Any:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
-        await original(batch)
-        under_way -= 1
+        return original(*arguments).addBoth(answered_one)
 
-    monkeypatch.setattr(batcher, "_run", run)
+    def answered_one(result: Any) -> Any:
+        nonlocal under_way
+        under_way -= 1
+        return result
+
+    monkeypatch.setattr(batcher, "_send_call", call)
     later: list[Any] = []
 
     def append() -> None:

@@ -439,6 +439,8 @@ class ReactorLoop:
                 if type(selectable) is not FrameTransport:
                     if event & HANG_UP and slices.over():
                         late.append(descriptor)
+                    elif event == select.EPOLLIN and isinstance(selectable, tcp.Connection):
+                        self._read(selectable)
                     elif selectable is not None:
                         callWithLogger(selectable, reactor._doReadOrWrite, selectable, descriptor, event)
                     continue
@@ -449,14 +451,7 @@ class ReactorLoop:
                         continue
                     probes -= 1
                 if event == select.EPOLLIN:
-                    try:
-                        end = selectable.doRead()
-                    except Exception:
-                        # As Twisted does: a fault of one connection's protocol ends that connection.
-                        log.failure("a connection failed")
-                        end = sys.exc_info()[1]
-                    if end:
-                        self._disconnect(selectable, end)
+                    self._read(selectable)
                 else:
                     callWithLogger(selectable, reactor._doReadOrWrite, selectable, descriptor, event)
                 unchecked -= 1
@@ -466,6 +461,16 @@ class ReactorLoop:
             slices.end = inf
             outbox.busy = False
             outbox.flush()
+
+    def _read(self, selectable: Any) -> None:
+        try:
+            end = selectable.doRead()
+        except Exception:
+            # As Twisted does: a fault of one connection's protocol ends that connection.
+            log.failure("a connection failed")
+            end = sys.exc_info()[1]
+        if end:
+            self._disconnect(selectable, end)
 
     def _disconnect(self, selectable: Any, end: Any) -> None:
         """End a connection that has been closed: with many at once in slices."""
