@@ -19,8 +19,10 @@ const tasks = {
     say('sum', (await broker.increment('n', 2)).value, (await broker.list('n')).entries.length);
     await broker.delete('k');
     await broker.enqueue('jobs', { type: 'x' });
+    const [first] = await broker.claim('jobs', { filter: { type: 'x' }, wait: 5 });
+    await broker.release(first);
     const [job] = await broker.claim('jobs', { filter: { type: 'x' }, wait: 5 });
-    say('job', job.payload, await broker.done(job));
+    say('job', job.payload, job.delivery, await broker.done(job));
     say('nobody', await broker.call('nobody', [1]).catch((e) => e.status));
   },
 };

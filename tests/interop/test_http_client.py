@@ -26,7 +26,7 @@ async def test_it_does_what_the_api_can_do(shared_daemon, node):
         ["key", "v", None],
         ["conflict", [True, 412, "CONFLICT"]],
         ["sum", "2", 1],
-        ["job", {"type": "x"}, {}],
+        ["job", {"type": "x"}, 1, {}],
         ["nobody", 404],
     ]
 
