@@ -42,11 +42,17 @@ SECRET_FIELDS = frozenset(
 )
 URL_USER = re.compile(r"""(?<=//)[^/?\#@\s"'\\]*@""")
 
+# What some take for the end of a line, or what turns the direction of the text behind it.
+SEPARATORS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 # A name that a client chose must not look like another line, nor control the terminal.
-LINE_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
-    ord("\n"): "\n    ",
-    ord("\t"): "\t",
-}
+LINE_ESCAPES = (
+    {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+    | SEPARATORS
+    | {
+        ord("\n"): "\n    ",
+        ord("\t"): "\t",
+    }
+)
 
 
 class Redaction:
@@ -149,12 +155,13 @@ class LogLines:
         }
         if event.get("log_failure") is not None:
             line["traceback"] = event["log_failure"].getTraceback()
-        return encode(line)
+        text = encode(line)
+        return text if text.isascii() else text.translate(SEPARATORS)
 
     def _text(self, when: datetime, level: str, event: LogEvent) -> str:
         line = f"{when.astimezone():%H:%M:%S} {level:<5} {message_of(event).translate(LINE_ESCAPES)}"
         if event.get("log_failure") is not None:
-            line += "\n" + event["log_failure"].getTraceback()
+            line += f"\n{event['log_failure'].getTraceback()}".translate(LINE_ESCAPES)
         return line
 
 

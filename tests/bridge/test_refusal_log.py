@@ -7,11 +7,14 @@ import json
 import re
 from io import StringIO
 from pathlib import Path
+from urllib.parse import quote
 
 import jwt
 import pytest
 import pytest_twisted
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel
+from twisted.python.failure import Failure
 
 from broker.messages import HttpRequest
 from broker.observe.logs import LogLines, Redaction
@@ -226,6 +229,56 @@ async def test_fail2ban_finds_those_who_guess_in_the_output_of_a_daemon(start_da
     await eventually(lambda: len(banned(daemon.output, "json")) == 3)
     assert set(banned(daemon.output, "json")) == {"127.0.0.1"}
     assert "guess" not in "\n".join(daemon.output)
+
+
+FORGED = f"{TRAP}; see TXBROKER_API_KEYS"
+FORGERIES = (
+    FORGED,
+    f"\n{FORGED}",
+    f"\nwarn  {FORGED}",
+    f"\n warn  {FORGED}",
+    f"\r\n00:00:00 warn  {FORGED}",
+    f"\u2028 warn  {FORGED}",
+    f"\x85 warn  {FORGED}",
+    f'\n{{"ts":"2026-01-01T00:00:00Z","level":"warn","msg":"{FORGED}"',
+    f'","level":"warn","msg":"{FORGED}"',
+)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_that_a_client_says_makes_a_line_that_bans_another(start_daemon):
+    secret = "a-secret-to-sign-tokens-with-it" * 2
+    more = {"TXBROKER_JWT_SECRET": secret, "TXBROKER_LOG_LEVEL": "debug", "TXBROKER_ERROR_DELAY_SECONDS": "0"}
+    daemon = await start_daemon(TXBROKER_API_KEYS=f"ann:{KEY}", **more)
+    event = {"from": "f", "type": "T"}
+    for forgery in FORGERIES:
+        token = jwt.encode({"sub": forgery, "roles": forgery, "exp": 4e9}, secret, "HS256")
+        said = {**event, "clientId": forgery, "channel": f"broker.{forgery}", "secret": KEY}
+        await post(daemon.url + "/events/v1/events", said)
+        in_url, in_field = quote(forgery), re.sub(r"[^ -~]", " ", forgery)
+        fields = dict.fromkeys(("User-Agent", "Origin", "X-Forwarded-For", "X-Request-Id", "Referer"), in_field)
+        for path in (f"/{in_url}", f"/v1/topics/{in_url}", f"/events/v1/{in_url}?secret={KEY}&clientId={in_url}"):
+            await get(daemon.url + path, headers=fields)
+            await get(daemon.url + path, headers={"Authorization": f"Bearer {token}"})
+        for path in (f"/owlmeans?token={KEY}&clientId={in_url}", f"/thinws?token={KEY}&connectionID={in_url}"):
+            link = await ws_connect(daemon.ws(path))
+            call = {"type": "call", "id": forgery, "method": f"broker.{forgery}", "payload": [forgery]}
+            link.send(json.dumps(call))
+    await post(daemon.url + "/events/v1/events", {**event, "clientId": "c", "channel": "c", "secret": "guess"})
+    await eventually(lambda: banned(daemon.output, "json"))
+    assert set(banned(daemon.output, "json")) == {"127.0.0.1"}
+    assert all(isinstance(json.loads(line), dict) for line in "\n".join(daemon.output).splitlines())
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_nothing_in_a_line_or_a_traceback_of_the_log_as_text_bans_another(forgery):
+    stream = StringIO()
+    lines = LogLines(stream, "debug", "text", "node", Redaction())
+    failure = Failure(ValueError(forgery))
+    lines({"log_level": LogLevel.error, "log_format": "{what}", "what": forgery, "log_failure": failure})
+    assert forgery.split()[-1] in stream.getvalue()
+    assert banned(stream.getvalue().split("\n"), "text") == []
+    assert banned(re.split("[\n\r\u2028\x85]", stream.getvalue()), "text") == []
 
 
 @pytest_twisted.ensureDeferred
