@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 
-from broker.cluster.claims import BATCH, PAUSE, RELEASES, RETRY, VISITS, Claims
+from broker.cluster.claims import BATCH, MAX_BATCH, PAUSE, RATE, RELEASES, RETRY, VISITS, Claims
 from broker.cluster.transitions import TRANSITIONS, Event, State
 from broker.errors import NotDone, Taken, Unavailable
 from broker.testing import value_of
@@ -369,6 +369,19 @@ def test_many_names_are_claimed_again_in_batches_one_at_a_time_those_first_that_
     assert next(iter(batches[0])) == "x"
     assert node.renewed == 1
     assert all(node.claims.holds(f"s{number}") for number in range(2 * BATCH))
+
+
+def test_batches_are_larger_where_each_takes_long_but_not_without_limit(node):
+    for number in range(2 * BATCH + 2 * MAX_BATCH):
+        held(node, f"s{number}", shared=True)
+    node.renew(1)
+    sizes = []
+    for late in (2 * BATCH / RATE, 60.0, 0.0):
+        sizes.append(len(node.bus.answer({})[1]))
+        node.clock.advance(PAUSE + late)
+    assert sizes[0] == BATCH
+    assert BATCH < sizes[1] < MAX_BATCH
+    assert sizes[2] == MAX_BATCH
 
 
 def test_names_that_can_not_be_had_yet_do_not_delay_those_that_are_shared(node):
