@@ -451,7 +451,15 @@ class ReactorLoop:
                         continue
                     probes -= 1
                 if event == select.EPOLLIN:
-                    self._read(selectable)
+                    # What ``_read`` does: most events are this one.
+                    try:
+                        end = selectable.doRead()
+                    except Exception:
+                        # As Twisted does: a fault of one connection's protocol ends that connection.
+                        log.failure("a connection failed")
+                        end = sys.exc_info()[1]
+                    if end:
+                        self._disconnect(selectable, end)
                 else:
                     callWithLogger(selectable, reactor._doReadOrWrite, selectable, descriptor, event)
                 unchecked -= 1
@@ -466,7 +474,6 @@ class ReactorLoop:
         try:
             end = selectable.doRead()
         except Exception:
-            # As Twisted does: a fault of one connection's protocol ends that connection.
             log.failure("a connection failed")
             end = sys.exc_info()[1]
         if end:
