@@ -173,7 +173,7 @@ class FramePort(tcp.Port):
 
     def doRead(self) -> None:
         """Accept whoever has come, and begin as many connections as there is time for."""
-        waiting, now = self._waiting, self.now()
+        queued, now = self._call is not None, self.now()
         end, last = now + SLICE, now + ACCEPTING
         while now < last:
             try:
@@ -183,13 +183,15 @@ class FramePort(tcp.Port):
             except OSError:
                 super().doRead()  # it will meet that again, and knows what to do
                 break
-            if now < end and not waiting:
+            if now < end and not queued:
                 self._begin(*arrival)
             else:
-                waiting.add(arrival)
+                self._waiting.add(arrival)
+                queued = True
             now = self.now()
-        self._begin_probes(last)
-        self._schedule()
+        if queued:
+            self._begin_probes(last)
+            self._schedule()
 
     def connectionLost(self, reason: Any) -> None:
         """Begin those that have come: to their clients they are connected, and what they ask would be lost."""
