@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.core.eager import eager_start
 from broker.errors import Refused, Timeout, Unavailable
 from broker.interfaces import ISession
 from broker.messages import CloseCode, Response
@@ -62,11 +63,11 @@ class Opening:
         hand_over(self.transport, self)
         try:
             made: Any = make()
+            if isinstance(made, Coroutine):
+                made = eager_start(made)
         except Exception:
             self._failed(Failure())
             return
-        if isinstance(made, Coroutine):
-            made = Deferred.fromCoroutine(made)
         if not isinstance(made, Deferred):
             self._ready(made)
             return
