@@ -114,9 +114,10 @@ class Routes:
         The path decides; where no dialect has it, the first subprotocol offered
         that a dialect knows.
         """
-        offered = [word.strip() for word in request.headers.get("sec-websocket-protocol", "").split(",")]
+        offered = request.headers.get("sec-websocket-protocol", "")
         dialect = self._find(self._websocket, request)
-        for word in offered:
+        for word in offered.split(",") if offered else ():
+            word = word.strip()
             named = self._subprotocols.get(word)
             if named is not None and dialect in (None, named):
                 return named, word

@@ -276,15 +276,17 @@ class Site(Factory):
 
     def answer(self, request: HttpRequest) -> Coroutine[Any, Any, Response]:
         """Return the answer of the dialect that takes *request*, or of the site itself."""
+        return self._answer_browser(request) if self._may_be_browsers(request) else self._answer(request)
+
+    def _may_be_browsers(self, request: HttpRequest) -> bool:
+        """Whether the policy for browsers has to look at *request*: others name a host that is known, and no page."""
         headers = request.headers
-        if (
+        return (
             "origin" in headers
             or "sec-fetch-site" in headers
             or headers.get("host") not in self._known_hosts
-            or request.forwarded_host
-        ):
-            return self._answer_browser(request)
-        return self._answer(request)
+            or request.forwarded_host != ""
+        )
 
     async def _answer_browser(self, request: HttpRequest) -> Response:
         """Return the answer to a request that a browser may have made for a page."""
@@ -451,9 +453,10 @@ class Site(Factory):
             return json_refusal(503, "The daemon is stopping.")
         if request.address != channel.address and self._objection(request.address, connected=True):
             return json_refusal(503, "Too many connections.")
-        refusal = self._browser_refusal(dialect, request, handshake=True)
-        if refusal is not None:
-            return refusal
+        if self._may_be_browsers(request):
+            refusal = self._browser_refusal(dialect, request, handshake=True)
+            if refusal is not None:
+                return refusal
         try:
             return self._attach(dialect.name, request.address)
         except Exception as error:

@@ -40,6 +40,8 @@ def parameters(request: HttpRequest) -> dict[str, str]:
     Raises:
         Refused: there are too many.
     """
+    if not request.query:
+        return {}
     try:
         found = parse_qs(request.query, max_num_fields=MAX_PARAMETERS, errors="replace")
     except ValueError:

@@ -119,7 +119,8 @@ def is_handshake(method: str, version: str, headers: Mapping[str, str]) -> bool:
         return False
     if headers.get("content-length", "0").strip("0") or "transfer-encoding" in headers:
         return False
-    return "websocket" in [word.strip() for word in headers["upgrade"].lower().split(",")]
+    upgrade = headers["upgrade"].lower()
+    return upgrade == "websocket" or "websocket" in [word.strip() for word in upgrade.split(",")]
 
 
 def without_upgrade(method: str, target: bytes, version: str, headers: Mapping[str, str]) -> bytes:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterable, Mapping
+from hashlib import sha1
 
 import msgspec
 
@@ -14,6 +13,10 @@ from broker.messages import HttpRequest, Response
 # RFC 6455, 1.3: "concatenate this with the Globally Unique Identifier […] in string form".
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 VERSION = "13"
+ACCEPTANCE = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: %b\r\n%b\r\n"
+)
 
 
 def objection(request: HttpRequest) -> Response | None:
@@ -55,24 +58,22 @@ def acceptance(request: HttpRequest, server: str, fields: Iterable[tuple[str, st
         fields: further header fields, without line ends.
     """
     key = request.headers["sec-websocket-key"].strip().encode("ascii")
-    accept = base64.b64encode(hashlib.sha1(key + GUID, usedforsecurity=False).digest()).decode("ascii")
-    lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
-    lines.append(f"Sec-WebSocket-Accept: {accept}")
-    if server:
-        lines.append(f"Server: {server}")
-    lines += [f"{name}: {value}" for name, value in fields]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+    accept = b2a_base64(sha1(key + GUID, usedforsecurity=False).digest(), newline=False)
+    named = (("Server", server), *fields) if server else fields
+    lines = "".join([f"{name}: {value}\r\n" for name, value in named])
+    return ACCEPTANCE % (accept, lines.encode("latin-1"))
 
 
 def _names(headers: Mapping[str, str], field: str, token: str) -> bool:
-    return token in [part.strip().lower() for part in headers.get(field, "").split(",")]
+    value = headers.get(field, "").lower()
+    return value == token or token in [part.strip() for part in value.split(",")]
 
 
 def _is_key(key: str) -> bool:
     # 4.2.1: "a base64-encoded value that, when decoded, is 16 bytes in length".
     try:
-        return len(base64.b64decode(key, validate=True)) == 16
-    except (binascii.Error, ValueError):
+        return len(a2b_base64(key, strict_mode=True)) == 16
+    except ValueError:  # what binascii raises is one
         return False
 
 
