@@ -382,10 +382,13 @@ class Channels:
         now, epoch = store.wall.time(), store.epoch
         move = Move(id, life_end(now, self._cursor_seconds), epoch, stamped)
         last = self._moves.get(key)
-        if last == move and last.stored and (last.stamped or not stamped):
+        if last is None:
+            if not store.shared:  # else another node may move it meanwhile
+                self._moves[key] = move
+        elif last.id == id and last == move and last.stored and (last.stamped or not stamped):
             return succeed(None)
-        if not store.shared:  # else another node may move it meanwhile
-            self._moves[key] = move
+        else:
+            self._moves.replace(key, move)
 
         def stored(_: object) -> None:
             move.stored = True

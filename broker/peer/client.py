@@ -114,8 +114,9 @@ class Client:
         self.id = next(_series.ids)
         self.identity = parts.access.anonymous
         self.admitted = parts.access.mode != "required"
-        self._verbs = parts.metrics.verbs_of(self.dialect)
-        self._bucket = self._find_bucket()
+        metrics = parts.metrics
+        self._verbs = metrics.verbs.get(self.dialect) or metrics.verbs_of(self.dialect)
+        self._bucket = self._find_bucket() if parts.buckets.limited else None
 
     @property
     def client(self) -> str:

@@ -130,7 +130,7 @@ class RequestParser:
         """Parse *data*, or keep it unparsed while the queue is full."""
         if self.unparsed:
             self.unparsed += data
-        elif len(data) <= PARSE_BYTES and not self._is_full():
+        elif len(data) <= PARSE_BYTES and not (self.arrived and self._is_full()):
             self.feed(data)
         else:
             view = memoryview(data)

@@ -54,7 +54,7 @@ PRIVATE_NAMES = (
 LOOP_NAMES = ("_poller", "_selectables", "_doReadOrWrite", "_disconnectSelectable")  # of its EPollReactor
 HANG_UP = select.EPOLLHUP | select.EPOLLERR
 CHECKED = 4  # connections that are read between two looks at the time
-NOBODY: dict[int, int] = {}  # was late
+NOBODY: frozenset[int] = frozenset()  # was late
 MAX_PROBES = 16  # probes of health that are read in one iteration though its time is over
 READ_BYTES = 65536  # bytes asked for in one recv
 FLUSH_BYTES = 65536  # bytes collected before they are sent without waiting for the outbox
@@ -301,7 +301,7 @@ class Outbox:
     def add(self, sender: FrameTransport) -> None:
         """Have *sender* flushed; it is added at most once until then."""
         self._senders.append(sender)
-        if not self.busy:
+        if not self.busy and self._scheduled is None:
             self._schedule()
 
     def keeps(self, data: bytes) -> bool:
@@ -423,11 +423,12 @@ class ReactorLoop:
         events = reactor._poller.poll(-1 if timeout is None else timeout, len(selectables))
         outbox.busy = True
         slices, late = self._slices, self._late
-        places, probes = NOBODY, MAX_PROBES
+        waited, probes = NOBODY, MAX_PROBES
         if late:
             # Those first, in the same order, and behind them who has become ready since.
-            places = {descriptor: place for place, descriptor in enumerate(late)}
-            events.sort(key=lambda ready: places.get(ready[0], len(places)))
+            waited, ready = frozenset(late), dict(events)
+            events = [(descriptor, ready.pop(descriptor)) for descriptor in late if descriptor in ready]
+            events += ready.items()
             late.clear()
         over, unchecked, now = False, CHECKED, slices.now
         began = now()
@@ -446,7 +447,7 @@ class ReactorLoop:
                     continue
                 if over:
                     # Who is late again is no probe, or one of too many.
-                    if not probes or descriptor in places or not is_probe(peek(selectable.socket)):
+                    if not probes or descriptor in waited or not is_probe(peek(selectable.socket)):
                         late.append(descriptor)  # epoll reports it again
                         continue
                     probes -= 1
