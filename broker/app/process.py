@@ -50,8 +50,13 @@ def _reaches(limit: int, needed: int) -> bool:
 
 
 def tune_garbage_collector() -> None:
-    """Exempt what was made at the start from garbage collection, and collect less often."""
+    """Exempt what was made at the start from garbage collection, and collect less often.
+
+    What the start has used and freed goes back to the operating system.
+    """
     gc.collect()
+    with suppress(OSError, AttributeError):  # not the GNU C library
+        ctypes.CDLL(None).malloc_trim(0)
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 

@@ -20,8 +20,6 @@ from broker.config.settings import ENV_PREFIX, Settings
 from broker.core.service import Broker
 from broker.interfaces import IStreamDialect
 from broker.web.net.listening import Listener
-from broker.web.raw.link import raw_link_class
-from broker.web.raw.site import RawSite
 from broker.web.site import Site
 from broker.web.ws.options import WebSocketOptions
 
@@ -94,6 +92,10 @@ def stream_ports(
     dialects = [dialect for dialect in site.routes.dialects if IStreamDialect.providedBy(dialect)]
     if not dialects:
         return []
+    # Most daemons have none, and start without these.
+    from broker.web.raw.link import raw_link_class
+    from broker.web.raw.site import RawSite
+
     link = raw_link_class(options, reactor, broker.metrics, site.links, broker.memory)
     ports = []
     for dialect in dialects:

@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
@@ -24,7 +24,6 @@ from broker.access.principals import Access
 from broker.access.refusals import RefusalLog
 from broker.access.tokens import CONTROL as REVOKED
 from broker.access.tokens import Tokens
-from broker.cluster import ClusterNames, RemoteCalls, SharedJobs, SharedMembers, SharedQueues
 from broker.config.settings import Settings
 from broker.core.about import About
 from broker.core.calls import Calls
@@ -65,6 +64,10 @@ from broker.messages import EPOCH, MISSED, CloseCode, Event
 from broker.observe.metrics import Metrics
 from broker.patterns import BROKER, CLIENT, KEY_PREFIX, PRESENCE_PREFIX, RESERVED_PREFIX
 from broker.peer import Peer
+
+if TYPE_CHECKING:
+    # Else they are imported where they are made: a node that is alone has neither their time nor their memory.
+    from broker.cluster import ClusterNames, RemoteCalls, SharedJobs, SharedMembers, SharedQueues
 
 log = Logger()
 
@@ -160,8 +163,8 @@ class Broker(MultiService):
         )
         if self.bus.shared:
             timers += (
-                (REVIEW, cast(RemoteCalls, self.calls).review_routes),
-                (JOBS_REVIEW, cast(SharedJobs, self.jobs).review),
+                (REVIEW, cast("RemoteCalls", self.calls).review_routes),
+                (JOBS_REVIEW, cast("SharedJobs", self.jobs).review),
             )
         for delay, work in timers:
             timer = TimerService(delay, work)
@@ -179,7 +182,7 @@ class Broker(MultiService):
         lost = partial(self._tell_gaps, MISSED)
         keys.missed = missed = MissedChanges(store, bus, KEYS, self.clock, keys.is_stored, delivery.arrived, lost)
         delivery.is_next = keys.is_next
-        cast(ClusterNames, self.parts.cluster).on_miss(lambda: missed.missed() if keys.is_watched else None)
+        cast("ClusterNames", self.parts.cluster).on_miss(lambda: missed.missed() if keys.is_watched else None)
 
     def _tell_gaps(self, why: str) -> None:
         """Tell all who get changes of keys that some were missed."""
@@ -308,8 +311,8 @@ class Broker(MultiService):
             self.keys.missed.forget()
             self._tell_gaps(EPOCH)
         if self.bus.shared:
-            cast(SharedQueues, self.queues).lost()
-            cast(SharedJobs, self.jobs).lost()
+            cast("SharedQueues", self.queues).lost()
+            cast("SharedJobs", self.jobs).lost()
         self._restoration.begin()
         if self.bus.shared:
             cast(ISharedBus, self.bus).wiped()
@@ -390,7 +393,7 @@ def make_parts(
 ) -> Parts:
     """Return the parts of the core, joined: those of one of several nodes when *bus* is shared."""
     memory = make_memory(settings, metrics)
-    make_calls, make_queues = (RemoteCalls, SharedQueues) if bus.shared else (Calls, Queues)
+    make_calls, make_queues = _kinds_of(bus)
     calls = make_calls(
         clock,
         settings.max_pending_calls,
@@ -447,6 +450,14 @@ def make_parts(
     return parts
 
 
+def _kinds_of(bus: IBus) -> tuple[type[Calls], type[Queues]]:
+    if not bus.shared:
+        return Calls, Queues
+    from broker.cluster import RemoteCalls, SharedQueues
+
+    return RemoteCalls, SharedQueues
+
+
 def _make_topics(bus: IBus, key_subscribed: Callable[[int], object]) -> Topics:
     def listen(topic: str) -> None:
         bus.listen(topic)
@@ -467,17 +478,23 @@ def make_members(now: Callable[[], float], topics: Topics, bus: IBus, clock: IRe
     def deliver(event: Event) -> None:
         topics.deliver_named(event, PRESENCE_PREFIX)
 
-    return SharedMembers(clock, now, deliver, memory.change) if bus.shared else Members(clock, now, deliver)
+    if not bus.shared:
+        return Members(clock, now, deliver)
+    from broker.cluster import SharedMembers
+
+    return SharedMembers(clock, now, deliver, memory.change)
 
 
 def _cluster_names(parts: Parts) -> ClusterNames:
+    from broker.cluster import ClusterNames
+
     return ClusterNames(
         cast(ISharedBus, parts.bus),
         parts.clock,
-        cast(RemoteCalls, parts.calls),
-        cast(SharedQueues, parts.queues),
-        cast(SharedJobs, parts.jobs),
-        cast(SharedMembers, parts.members),
+        cast("RemoteCalls", parts.calls),
+        cast("SharedQueues", parts.queues),
+        cast("SharedJobs", parts.jobs),
+        cast("SharedMembers", parts.members),
         parts.presence,
         parts.testaments.recover_soon,
         parts.settings.takeover_probe_seconds,
@@ -540,7 +557,12 @@ def _make_jobs(
     clock: IReactorTime,
     came_back: Callable[[str, str], Awaitable[bool]],
 ) -> Jobs:
-    return (SharedJobs if shared else Jobs)(
+    kind = Jobs
+    if shared:
+        from broker.cluster import SharedJobs
+
+        kind = SharedJobs
+    return kind(
         store,
         clock,
         node,
