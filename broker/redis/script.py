@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -35,6 +36,7 @@ class Script:
         self.hash = await protocol.execute_command(b"SCRIPT", b"LOAD", self._text)
 
 
+@cache
 def read_part(package: str, name: str) -> bytes:
     """Return the text of the file *name*.lua of *package*."""
     return files(package).joinpath(f"{name}.lua").read_bytes()
