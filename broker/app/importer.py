@@ -8,12 +8,14 @@ is one as JSON; ``last-fetched:<clientId>:<channel>`` is a cursor.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import attrs
 import msgspec
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 
+from broker.core.afterwards import afterwards
 from broker.core.channels import CURSOR, cursor_key
 from broker.core.indices import DEFINITION, definition_text
 from broker.core.lives import life_end
@@ -115,13 +117,13 @@ class Importer:
             Unavailable: one of the two can not be reached, or was lost on the way.
         """
         self._connection.start()
-        try:
-            await self._opened.addTimeout(FIRST_CONNECTION_TIMEOUT, self._reactor, self._timed_out)
-            await self._import_channels_and_indices()
-            await self._import_cursors()
-            return self.report
-        finally:
-            await self._connection.stop()
+        await afterwards(self._import(), self._connection.stop)
+        return self.report
+
+    async def _import(self) -> None:
+        await self._opened.addTimeout(FIRST_CONNECTION_TIMEOUT, self._reactor, self._timed_out)
+        await self._import_channels_and_indices()
+        await self._import_cursors()
 
     def _on_opened(self) -> None:
         if not self._opened.called:
@@ -245,13 +247,9 @@ async def import_ganomede(
         Invalid: *url* is not that of a Redis, or Redis support is not installed.
         Unavailable: one of the two can not be reached, or was lost on the way.
     """
+    importer = Importer(url, store, reactor, **lives)
     store.startService()
-    try:
-        report = await Importer(url, store, reactor, **lives).run()
-    finally:
-        stopping = store.stopService()
-        if stopping is not None:
-            await stopping
+    report = await afterwards(importer.run(), partial(maybeDeferred, store.stopService))
     for note in report.notes:
         print_note(note)
     return report

@@ -8,10 +8,12 @@ its lease ends in between, another delivers again what is after the stored posit
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import attrs
 
 from broker.cluster.notifier import QueueNotifier
+from broker.core.afterwards import afterwards
 from broker.core.pauses import Pauses
 from broker.core.queues import LOG, POSITION, Queues
 from broker.errors import BrokerError, Conflict, Unavailable
@@ -94,31 +96,38 @@ class SharedQueues(Queues):
         lease = self._bus.lease
         if not lease or not await self._lock(queue, lease):
             return
-        try:
-            self._locks[queue] = lease
-            await super().move(queue, put)
-        finally:
-            await self._unlock(queue, lease)
+        self._locks[queue] = lease
+        await afterwards(super().move(queue, put), partial(self._unlock, queue, lease))
 
     async def _deliver_batch(self, queue: str) -> bool | None:
         lease = self._bus.lease
-        locked = bool(lease)  # as long as nothing else is known: the answer may be lost
-        try:
-            locked = locked and await self._lock(queue, lease)
-            if locked:
-                self._locks[queue] = lease
-                return await super()._deliver_batch(queue)
-        finally:
-            if locked:
-                await self._unlock(queue, lease)
+        # Most queues are: to see that takes two operations, and to lock them, four more.
+        if lease and await self._is_empty(queue):
+            return True
+        if lease and await self._lock_surely(queue, lease):
+            self._locks[queue] = lease
+            return await afterwards(super()._deliver_batch(queue), partial(self._unlock, queue, lease))
         self._drain_later(queue, LOCK_RETRY)
         return None
+
+    async def _is_empty(self, queue: str) -> bool:
+        """Whether nothing is left to deliver, or being delivered: a position moves after the hand-over."""
+        position, _ = await self._position(queue)
+        return not await self._store.read(LOG + queue, position, 1)
 
     def _may_deliver(self, queue: str) -> bool:
         if self._locks.get(queue) == self._bus.lease:
             return True
         self._drain_later(queue, LOCK_RETRY)
         return False
+
+    async def _lock_surely(self, queue: str, lease: int) -> bool:
+        """Lock *queue*, unless another node has; when that is not known, it is not locked."""
+        try:
+            return await self._lock(queue, lease)
+        except Exception:  # the answer may be lost
+            await self._unlock(queue, lease)
+            raise
 
     async def _lock(self, queue: str, lease: int) -> bool:
         while True:

@@ -9,6 +9,7 @@ is kept, and those that have to come again come with all that were behind them.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Protocol
 
 import attrs
@@ -19,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.core.acknowledgements import Taken
+from broker.core.afterwards import afterwards
 from broker.core.lives import life_end
 from broker.core.pages import READ_BYTES, is_last, position_of
 from broker.core.uncancelled import uncancelled
@@ -63,6 +65,14 @@ class Backlog:
     again: bool = False
     failures: int = 0
     acknowledged: bool = False
+
+
+@attrs.define(eq=False)
+class Progress:
+    """The id *since* which messages were to be handed out, and that *to* which they have been."""
+
+    since: int
+    to: int = attrs.field(default=attrs.Factory(lambda self: self.since, takes_self=True))
 
 
 class Queues:
@@ -193,17 +203,18 @@ class Queues:
             kept = await self._store.read(LOG + queue, position, MESSAGES_PER_READ, READ_BYTES)
             if not kept:
                 return
-            oldest = self._store.oldest(self._max_age)
-            moved = position
-            try:
-                for event in kept:
-                    mail = _mail(queue, event) if event.time >= oldest else None
-                    if mail is not None:
-                        await put(mail, f"{event.epoch}/{event.id}")
-                    moved = event.id
-            finally:
-                if moved != position:
-                    await self._advance(queue, moved)
+            moved = Progress(position)
+            await afterwards(self._move(queue, kept, put, moved), partial(self._keep_up, queue, moved))
+
+    async def _move(
+        self, queue: str, kept: Sequence[Event], put: Callable[[Mail, str], Awaitable[object]], moved: Progress
+    ) -> None:
+        oldest = self._store.oldest(self._max_age)
+        for event in kept:
+            mail = _mail(queue, event) if event.time >= oldest else None
+            if mail is not None:
+                await put(mail, f"{event.epoch}/{event.id}")
+            moved.to = event.id
 
     async def _drain(self, queue: str, backlog: Backlog) -> None:
         try:
@@ -229,7 +240,15 @@ class Queues:
         if not self._may_deliver(queue):
             return None
         offered = self._offer_all(queue, kept)
-        delivered = position
+        delivered = Progress(position)
+        # Marked after the hand-over: a crash in between delivers again, and loses nothing.
+        await afterwards(self._wait_for(queue, offered, delivered), partial(self._keep_up, queue, delivered))
+        if kept and delivered.to != kept[-1].id:
+            return None
+        return is_last(kept, MESSAGES_PER_READ)
+
+    async def _wait_for(self, queue: str, offered: Sequence[tuple[int, Taken]], delivered: Progress) -> None:
+        """Wait until it is known of each that was *offered* whether it has been *delivered*."""
         try:
             for id, taken in offered:
                 answer = await taken if isinstance(taken, Deferred) else taken
@@ -237,15 +256,14 @@ class Queues:
                     self._backlogs[queue].again = True
                 if not answer:
                     break
-                delivered = id
+                delivered.to = id
         finally:
             _ignore_failures(offered)
-            if delivered != position:
-                # Marked after the hand-over: a crash in between delivers again, and loses nothing.
-                await self._advance(queue, delivered)
-        if kept and delivered != kept[-1].id:
-            return None
-        return is_last(kept, MESSAGES_PER_READ)
+
+    async def _keep_up(self, queue: str, progress: Progress) -> None:
+        """Forget the messages that are done."""
+        if progress.to != progress.since:
+            await self._advance(queue, progress.to)
 
     def _offer_all(self, queue: str, kept: Sequence[Event]) -> list[tuple[int, Taken]]:
         """Hand out what is *kept*, until something is declined; return the ids, each with what has become of it."""

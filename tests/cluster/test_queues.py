@@ -127,13 +127,23 @@ def test_a_lock_that_can_not_be_given_back_is_given_back_later(world: World) -> 
     taker = world.one.take()
     assert (taker.got, world.lock()) == ([b"1"], f"1 one 1 {world.store.epoch}".encode())
     world.one.takers.clear()
-    other = world.two.take()
     value_of(world.two.put(b"2"))
+    other = world.two.take()
     world.clock.pump([LOCK_RETRY] * 4)
     assert other.got == []
     world.clock.pump([RETRY_DELAY] * 6)
     assert (other.got, world.lock()) == ([b"2"], b"2")
     assert len(world.one.queues) == 0
+
+
+def test_an_empty_queue_is_not_locked(world: World) -> None:
+    value_of(world.one.put(b"1"))
+    assert world.one.take().got == [b"1"]
+    value_of(world.store.set(POSITION, QUEUE, b"1 one 1"))  # it has handed out all that there was
+    world.two.store.broken = lambda: True  # a lock would be written
+    other = world.two.take()
+    value_of(world.two.put(b"2"))
+    assert other.got == [b"2"]
 
 
 def test_a_lock_whose_answer_was_lost_is_given_back(world: World) -> None:
@@ -203,7 +213,8 @@ def test_a_node_without_a_lease_delivers_nothing_that_is_kept(world: World) -> N
 def test_a_lease_that_ends_while_the_queue_is_read_ends_the_delivery(world: World) -> None:
     value_of(world.one.put(b"1"))
     read: Deferred[Any] = Deferred()
-    world.one.store.read = lambda *words: read.addCallback(lambda _: world.store.read(*words))
+    reads = iter([succeed(None), read])  # the first only shows that there is something
+    world.one.store.read = lambda *words: next(reads).addCallback(lambda _: world.store.read(*words))
     taker = world.one.take()
     world.leases["one"] = 5
     assert world.two.take().got == []  # it does not know yet

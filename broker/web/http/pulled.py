@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Coroutine
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
+from broker.core.afterwards import afterwards
 from broker.core.slices import Slices
 
 END = object()
@@ -68,6 +70,12 @@ class PulledBody:
 
     async def _write_all(self, consumer: Any) -> None:
         try:
+            await afterwards(self._write_pieces(consumer), partial(close, self._pieces))
+        finally:
+            self._closed.callback(None)
+
+    async def _write_pieces(self, consumer: Any) -> None:
+        try:
             end = self._slices.deadline()
             while not self._stopped:
                 asking = self._next()
@@ -86,11 +94,6 @@ class PulledBody:
                 end = self._slices.deadline() if waits else await self._slices.checked(end)
         except CancelledError as error:
             self._end(error)
-        finally:
-            try:
-                await close(self._pieces)
-            finally:
-                self._closed.callback(None)
 
     async def _next(self) -> Any:
         """Return the next piece, or ``END``."""
