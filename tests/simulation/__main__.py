@@ -31,7 +31,6 @@ def main() -> int:
     parser.add_argument("--no-shrink", action="store_true", help="with --seed: do not shrink")
     parser.add_argument("--trace", action="store_true", help="with --seed: the whole trace of the shrunk run")
     options = parser.parse_args()
-    sys.unraisablehook = lambda _: None  # no coroutine of a process that was killed ends as it should
     if options.mutants:
         return find_mutants(options.seeds or 0, options.mutant)
     with mutated(options.mutant):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from bisect import bisect_left
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 
 Reply = Any  # bytes, int, None, a list of replies, or ``Status``
 Id = tuple[int, int]  # of an entry of a stream
+State = tuple[dict[bytes, Any], dict[bytes, float]]  # all keys, and when they expire
 MAX_PART = 2**64 - 1
 
 
@@ -81,12 +81,18 @@ class Data:
     def __init__(self, seconds: Callable[[], float], publish: Callable[[bytes, bytes], int]) -> None:
         self.keys: dict[bytes, Any] = {}
         self.ends: dict[bytes, float] = {}  # when keys expire
+        self._first_end = inf  # of them
         self.unknown: list[bytes] = []  # commands that were asked for and are not simulated
         self._seconds, self._publish = seconds, publish
 
-    def copy(self) -> dict[bytes, Any]:
-        """Return what all keys hold, as it is now."""
-        return copy.deepcopy(self.keys)
+    def copy(self) -> State:
+        """Return what all keys hold, and when they expire, as it is now."""
+        return {key: _copy_of(value) for key, value in self.keys.items()}, dict(self.ends)
+
+    def replace(self, state: State) -> None:
+        """Have the data of *state* and no others."""
+        self.keys, self.ends = state
+        self._first_end = min(self.ends.values(), default=inf)
 
     @cached_property
     def commands(self) -> dict[bytes, Callable[..., Reply]]:
@@ -99,19 +105,24 @@ class Data:
         Raises:
             CommandError: the server refuses it.
         """
-        command = self.commands.get(name)
+        command = self.commands.get(name) or self.commands.get(name.upper())
         if command is None:
             self.unknown.append(name)
             raise CommandError(f"ERR unknown command {name!r}: tests/simulation/commands.py has it not yet")
-        if self.ends:
+        if self._seconds() >= self._first_end:
             self._expire()
         return command(*words)
 
     def _expire(self) -> None:
         now = self._seconds()
-        for key in [key for key, end in self.ends.items() if end <= now or key not in self.keys]:
-            self.keys.pop(key, None)
-            del self.ends[key]
+        for key in [key for key, end in self.ends.items() if end <= now]:
+            self._forget(key)
+        self._first_end = min(self.ends.values(), default=inf)
+
+    def _forget(self, key: bytes) -> bool:
+        """Have no such key any more; say whether there was one."""
+        self.ends.pop(key, None)
+        return self.keys.pop(key, None) is not None
 
     def _get(self, key: bytes, kind: type[Any]) -> Any:
         found = self.keys.get(key)
@@ -127,7 +138,7 @@ class Data:
 
     def _drop_empty(self, key: bytes) -> None:
         if not self.keys[key]:
-            del self.keys[key]
+            self._forget(key)
 
     # Texts.
 
@@ -163,7 +174,7 @@ class Data:
         return result
 
     def DEL(self, *keys: bytes) -> Reply:
-        return sum(self.keys.pop(key, None) is not None for key in keys)
+        return sum(map(self._forget, keys))
 
     UNLINK = DEL
 
@@ -174,7 +185,7 @@ class Data:
         if key not in self.keys:
             return 0
         self.ends[key] = self._seconds() + integer_of(millis) / 1000
-        self._expire()
+        self._expire()  # now, perhaps
         return 1
 
     def EXPIRE(self, key: bytes, seconds: bytes) -> Reply:
@@ -393,6 +404,17 @@ class Data:
         del stream.ids[:count]
         del stream.fields[:count]
         return count
+
+
+def _copy_of(value: Any) -> Any:
+    if type(value) is bytes:
+        return value
+    if type(value) is Stream:
+        copied = Stream()
+        # What is in an entry never changes.
+        copied.ids, copied.fields, copied.last = value.ids.copy(), value.fields.copy(), value.last
+        return copied
+    return type(value)(value)
 
 
 def _id(text: bytes, missing: int) -> Id:

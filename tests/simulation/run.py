@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
 
 from tests.simulation import checks
 from tests.simulation.clients import Client, History
+from tests.simulation.commands import State
 from tests.simulation.node import Node, simulated
 from tests.simulation.schedule import ACTIVE, ALL, START_STEP, Schedule, Step, make_schedule
 from tests.simulation.server import Server
@@ -51,7 +53,7 @@ class Run:
         self.all_nodes: list[Node] = []
         self.clients = [Client(self.history, f"c{number}", self._place) for number in range(schedule.clients)]
         self.healed = False
-        self._snapshots: list[tuple[float, dict[bytes, Any]]] = []
+        self._snapshots: list[tuple[float, State]] = []
         self._back = any(step.what == "back" for step in schedule.steps)
         self.lost_data = any(step.what in ("back", "wipe") for step in schedule.steps)
 
@@ -201,21 +203,21 @@ class Run:
         self._redis_down(seconds, None)
 
     def redis_wipe(self, seconds: float) -> None:
-        self._redis_down(seconds, {})
+        self._redis_down(seconds, ({}, {}))
 
     def redis_back(self, seconds: float, ago: float) -> None:
         now = self.world.now
         found = [data for when, data in self._snapshots if when <= now - ago]
-        self._redis_down(seconds, found[-1] if found else {})
+        self._redis_down(seconds, found[-1] if found else ({}, {}))
         self._snapshots.clear()
 
-    def _redis_down(self, seconds: float, data: dict[bytes, Any] | None) -> None:
+    def _redis_down(self, seconds: float, data: State | None) -> None:
         if not self.server.up:
             return
         self.server.end()
         self._later(seconds, self._redis_up, data)
 
-    def _redis_up(self, data: dict[bytes, Any] | None) -> None:
+    def _redis_up(self, data: State | None) -> None:
         self.world.log("redis is up again")
         self.server.start(data)
 
@@ -280,15 +282,40 @@ def run_seed(seed: int, theme: str = "", *, keep_trace: bool = False) -> Result:
 
 def run_schedule(schedule: Schedule, *, keep_trace: bool = False) -> Result:
     """Return what the run of *schedule* shows."""
-    run = Run(schedule, keep_trace=keep_trace)
     enabled = gc.isenabled()
     gc.disable()  # what it finds is logged whenever it runs
+    gc.freeze()  # it has no look at anything but this run
     try:
-        with simulated(run.world), suppress(Endless):
-            run.run()
+        with _unraisable() as found:
+            result = _run(schedule, keep_trace=keep_trace)
+            gc.collect()
     finally:
+        gc.unfreeze()
         if enabled:
             gc.enable()
+    result.violations.extend(found)
+    return result
+
+
+@contextmanager
+def _unraisable() -> Iterator[list[Violation]]:
+    """Note what goes wrong when objects are forgotten: coroutines that can not be closed, above all."""
+    found: list[Violation] = []
+
+    def hook(what: Any) -> None:
+        found.append(Violation("an exception that nobody gets", f"{what.exc_value!r} in {what.object!r}"))
+
+    before, sys.unraisablehook = sys.unraisablehook, hook
+    try:
+        yield found
+    finally:
+        sys.unraisablehook = before
+
+
+def _run(schedule: Schedule, *, keep_trace: bool) -> Result:
+    run = Run(schedule, keep_trace=keep_trace)
+    with simulated(run.world), suppress(Endless):
+        run.run()
     world = run.world
     digest = f"{world.steps} {world.now:.6f} {world.chance('end').random()} {hash_of(run)}"
     return Result(schedule, world.violations, world.trace, digest)

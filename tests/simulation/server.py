@@ -7,7 +7,7 @@ from typing import Any
 
 from txredisapi import ResponseError
 
-from tests.simulation.commands import OK, CommandError, Data, Status, Stream
+from tests.simulation.commands import OK, CommandError, Data, State, Status, Stream
 from tests.simulation.network import Link
 from tests.simulation.scripts import scripts
 from tests.simulation.world import World
@@ -171,12 +171,13 @@ class Server:
             link.server_aborts()
         self.links.clear()
 
-    def start(self, data: dict[bytes, Any] | None = None) -> None:
+    def start(self, data: State | None = None) -> None:
         """Run again, with other *data* if there are any."""
         self.up = True
         self.runs += 1
         if data is not None:
-            self.data.keys, self.has_lost = data, True
+            self.data.replace(data)
+            self.has_lost = True
 
 
 def _times(link: Link, channel: bytes) -> int:

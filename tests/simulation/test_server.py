@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from lupa import lua51
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from txredisapi import ResponseError
@@ -16,7 +17,8 @@ from broker.redis import RedisAddress
 from broker.redis.connection import Connection
 from broker.redis.script import Script
 from tests.simulation.commands import CommandError, Data
-from tests.simulation.scripts import scripts
+from tests.simulation.run import run_seed
+from tests.simulation.scripts import Scripts, scripts
 from tests.simulation.server import glob_pattern
 from tests.support.redis_server import RedisServer
 
@@ -128,9 +130,22 @@ async def test_scripts_find_the_same_library_as_on_a_real_server(execute: Any) -
         return {redis.call('GET', 'k'), redis.call('GET', 'none'), redis.sha1hex('x'), 1.9, true, false, {1, {2, 'z'}},
                 bad, {1, nil, 3}, ARGV[1], #ARGV, string.format('%.0f', 2^53), tostring(redis.call('SET', 'k', 'v').ok)}
     """
-    data = Data(lambda: 0.0, lambda *_: 0)
-    found = scripts().run(scripts().load(text), data, (b"one", b"two\x00\xff"))
-    assert found == await execute(b"EVAL", text, b"0", b"one", b"two\x00\xff")
+    expected = await execute(b"EVAL", text, b"0", b"one", b"two\x00\xff")
+    for runner in (scripts(), Scripts(lua51)):
+        data = Data(lambda: 0.0, lambda *_: 0)
+        assert runner.run(runner.load(text), data, (b"one", b"two\x00\xff")) == expected
+
+
+def test_runs_are_the_same_with_the_lua_that_redis_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = [run_seed(seed).digest for seed in range(8)]
+    slower = Scripts(lua51)
+    monkeypatch.setattr("tests.simulation.server.scripts", lambda: slower)
+    assert [run_seed(seed).digest for seed in range(8)] == digests
+
+
+def test_long_replies_are_whole() -> None:
+    text = b"local found = {} for number = 1, 5000 do found[number] = number end return {found, 'end'}"
+    assert scripts().run(scripts().load(text), Data(lambda: 0.0, lambda *_: 0), ()) == [list(range(1, 5001)), b"end"]
 
 
 def test_the_scripts_of_the_broker_use_commands_that_are_simulated() -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from tests.simulation.found import FOUND
 from tests.simulation.mutants import MUTANTS, find
 from tests.simulation.pool import results
-from tests.simulation.run import Result, run_schedule, run_seed
+from tests.simulation.run import Result, Run, run_schedule, run_seed
 from tests.simulation.schedule import Schedule, make_schedule
 from tests.simulation.shrink import shrink
 from tests.simulation.world import Violation
@@ -24,14 +23,6 @@ ROOT = Path(__file__).parents[2]
 
 
 pytestmark = pytest.mark.unmeasured
-
-
-@pytest.fixture(autouse=True)
-def _end_what_was_abandoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let what a process that was killed has begun end here: no coroutine of it ends as it should."""
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
-    yield
-    gc.collect()
 
 
 @pytest.mark.timeout(6 * 3600)
@@ -62,6 +53,18 @@ def test_a_seed_shows_the_same_in_every_process() -> None:
         for hashes in ("1", "2")
     ]
     assert digests[0] == digests[1] == f"{[run_seed(seed).digest for seed in range(6)]}\n"
+
+
+def test_a_coroutine_that_can_not_be_closed_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wait_for_ever() -> None:
+        try:
+            await Deferred()
+        finally:
+            await Deferred()
+
+    monkeypatch.setattr(Run, "run", lambda _: Deferred.fromCoroutine(wait_for_ever()) and None)
+    (violation,) = run_seed(1).violations
+    assert "coroutine ignored GeneratorExit" in violation.text
 
 
 def test_runs_of_two_seeds_differ() -> None:
