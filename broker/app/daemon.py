@@ -71,6 +71,7 @@ class Daemon(MultiService):
         bind: binds the socket of one endpoint string.
         settle: returns a Deferred that fires when who has connected last has sent its request.
         accept: lets the ports accept connections.
+        withdraw: leaves new connections to other processes that have the same ports, if there are some.
 
     Attributes:
         binds_first: whether it binds before it starts, since the process becomes another user then.
@@ -92,6 +93,7 @@ class Daemon(MultiService):
         bind: Callable[[str], object] = lambda endpoint: None,
         settle: Callable[[], Deferred[None]] = lambda: succeed(None),
         accept: Callable[[], object] = lambda: None,
+        withdraw: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__()
         self.drain_seconds = drain_seconds
@@ -107,7 +109,7 @@ class Daemon(MultiService):
         self._observer = observer
         self._bind = bind
         self._settle = settle
-        self._accept = accept
+        self._accept, self._withdraw = accept, withdraw
         self._opening: Deferred[None] | None = None  # fires when the ports are to accept
         self._accepting = False
         self._ports: list[tuple[str, IListeningPort]] = []
@@ -186,6 +188,7 @@ class Daemon(MultiService):
         if self._drained is not None or not self.running:
             return
         log.info("draining: clients are closed within {seconds:g} s, and none is taken", seconds=self.drain_seconds)
+        self._withdraw()
         self._broker.drain()
         self._drained = self._site.drain(self.drain_seconds, spread=True)
         self._drained.addCallback(lambda _: log.info("drained: no client is left; SIGTERM stops the daemon"))
@@ -205,6 +208,7 @@ class Daemon(MultiService):
         if opening is not None:
             opening.cancel()
         # ``/ready`` says no, and waiting polls are answered, before connections are closed.
+        self._withdraw()
         self._broker.drain()
         ports, self._ports = self._ports, []
         for _, port in ports:
@@ -237,6 +241,7 @@ def bind_endpoints(setting: str, endpoints: Iterable[str], bind: Callable[[str],
 
 def accept_rest(port: Any) -> None:
     """Accept whoever has connected to *port*: to be dropped with it would lose what they ask."""
-    accept = getattr(port, "doRead", None)  # endpoints of plugins may have ports of another kind
+    # Endpoints of plugins may have ports of another kind.
+    accept = getattr(port, "accept_rest", None) or getattr(port, "doRead", None)
     if accept is not None:
         accept()

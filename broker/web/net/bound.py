@@ -30,6 +30,14 @@ class BoundSockets:
         found = self._sockets.get(place)
         return found.pop(0) if found else None
 
+    def add(self, place: Place, made: socket.socket) -> None:
+        """Have *made*, which is bound for *place* already."""
+        self._sockets.setdefault(place, []).append(made)
+
+    def all(self) -> list[tuple[Place, socket.socket]]:
+        """Return all that were bound and not popped, in the order in which they are popped."""
+        return [(place, made) for place, found in self._sockets.items() for made in found]
+
     def listenTCP(self, port: int, factory: object, backlog: int = 50, interface: str = "") -> None:
         """Bind a port.
 
@@ -48,7 +56,7 @@ class BoundSockets:
         except OSError as error:
             made.close()
             raise CannotListenError(interface, port, error) from None
-        self._sockets.setdefault((interface, port), []).append(made)
+        self.add((interface, port), made)
 
     def listenUNIX(self, address: str, factory: object, backlog: int, mode: int, group: str) -> None:
         """Bind a unix socket.
@@ -57,4 +65,4 @@ class BoundSockets:
             CannotListenError: it can not be had.
         """
         made = bind_socket(address, max(backlog, self._backlog), mode, group)
-        self._sockets.setdefault((address, 0), []).append(made)
+        self.add((address, 0), made)

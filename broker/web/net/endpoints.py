@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.internet.defer import Deferred, execute
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, _parse, serverFromString
+from twisted.internet.endpoints import (
+    AdoptedStreamServerEndpoint,
+    TCP4ServerEndpoint,
+    TCP6ServerEndpoint,
+    _parse,
+    serverFromString,
+)
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
@@ -150,6 +156,25 @@ def check_endpoint(text: str) -> Place | None:
     if failures:
         raise ValueError(_words(failures[0].value))
     return check.place
+
+
+def inherited_descriptor(text: str) -> int | None:
+    """Return the descriptor of the socket that the endpoint string *text* names, from systemd; None: it names none.
+
+    Raises:
+        ValueError: it is no endpoint.
+    """
+    endpoint = parse_endpoint(EndpointCheck(), text).endpoint
+    return int(endpoint.fileno) if isinstance(endpoint, AdoptedStreamServerEndpoint) else None
+
+
+def can_be_shared(text: str) -> bool:
+    """Whether several processes can listen where the endpoint string *text* says, which is one.
+
+    What a plugin brings listens in a way of its own.
+    """
+    endpoint = parse_endpoint(EndpointCheck(), text).endpoint
+    return isinstance(endpoint, (*CHECKED, AdoptedStreamServerEndpoint))
 
 
 def overlap(one: Place, other: Place) -> bool:

@@ -25,6 +25,7 @@ from twisted import __version__ as twisted_version
 
 if TYPE_CHECKING:
     from broker.web.net.certificates import ServerCertificates
+    from broker.web.net.sharing import AcceptShare
 
 log = Logger()
 
@@ -41,16 +42,24 @@ class FrameReactor:
         backlog: least length of a port's queue of connections not yet accepted.
         plain: whether ports stay Twisted's own, as under TLS.
         bound: sockets that are bound already.
+        shared: whether other processes have them, too.
     """
 
     def __init__(
-        self, reactor: Any, outbox: Outbox, backlog: int, plain: bool = False, bound: BoundSockets | None = None
+        self,
+        reactor: Any,
+        outbox: Outbox,
+        backlog: int,
+        plain: bool = False,
+        bound: BoundSockets | None = None,
+        shared: bool = False,
     ) -> None:
         self._reactor = reactor
         self._outbox = outbox
         self._backlog = backlog
         self.plain = plain
         self._bound = bound or BoundSockets(backlog)
+        self._shared = shared
         self._reason = unsupported(reactor)
         if self._reason:
             log.info("connections use Twisted's own transport: {reason}", reason=self._reason)
@@ -92,7 +101,8 @@ class FrameReactor:
     ) -> IListeningPort:
         """Listen on a unix socket; this is what ``unix:`` endpoints call."""
         bound = self._bound.pop((address, 0))
-        port = SocketFilePort(address, factory, max(backlog, self._backlog), mode, group, self._reactor, bound)
+        shared = self._shared and bound is not None
+        port = SocketFilePort(address, factory, max(backlog, self._backlog), mode, group, self._reactor, bound, shared)
         port.startListening()
         return port
 
@@ -140,6 +150,8 @@ class Listener:
 
     Attributes:
         certificates: all that are in use.
+        bound: sockets that are bound, and not listened on yet.
+        share: what other processes accept from the same sockets by, too; None: there are none.
     """
 
     def __init__(
@@ -157,7 +169,8 @@ class Listener:
         self._shared = certificates
         self._proxies = proxies
         self._own: dict[str, ServerCertificates] = {}  # by the endpoint string that names them
-        self._bound = BoundSockets(backlog)
+        self.bound = BoundSockets(backlog)
+        self.share: AcceptShare | None = None
         self._held: list[Any] | None = None  # ports that accept nobody yet; None: all do
 
     @property
@@ -172,7 +185,7 @@ class Listener:
             ValueError: it is no endpoint.
             CannotListenError: the address is taken.
         """
-        parsed = self._parse(self._bound, endpoint)
+        parsed = self._parse(self.bound, endpoint)
         if isinstance(parsed.endpoint, CHECKED):
             failures: list[Failure] = []
             parsed.endpoint.listen(Factory()).addErrback(failures.append)
@@ -190,7 +203,9 @@ class Listener:
             if port.connected and not port.disconnecting:  # else it was closed meanwhile
                 port.startReading()
 
-    def _hold_back(self, port: Any) -> Any:
+    def _listening(self, port: Any) -> Any:
+        if self.share is not None:
+            self.share.join(port)
         if self._held is not None and hasattr(port, "stopReading"):  # ports of plugins may be of another kind
             port.stopReading()
             self._held.append(port)
@@ -204,8 +219,9 @@ class Listener:
                 when the address is taken.
         """
         if not isinstance(endpoint, str):
-            return endpoint.listen(factory).addCallback(self._hold_back)
-        reactor = FrameReactor(self._reactor, self._outbox, self._backlog, bound=self._bound)
+            return endpoint.listen(factory).addCallback(self._listening)
+        shared = self.share is not None
+        reactor = FrameReactor(self._reactor, self._outbox, self._backlog, bound=self.bound, shared=shared)
         parsed = self._parse(reactor, endpoint)
         certificates = parsed.certificates or (self._shared if parsed.over_tcp else None)
         if certificates is not None:
@@ -215,7 +231,7 @@ class Listener:
             factory = tls_factory(certificates, factory)
         if parsed.proxied:
             factory = ProxyHeaderFactory(factory, self._reactor, self._proxies)
-        return parsed.endpoint.listen(factory).addCallback(self._hold_back)
+        return parsed.endpoint.listen(factory).addCallback(self._listening)
 
     def _parse(self, reactor: Any, text: str) -> ParsedEndpoint:
         parsed = parse_endpoint(reactor, text)

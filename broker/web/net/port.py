@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import select
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import perf_counter
@@ -157,8 +158,10 @@ class FramePort(tcp.Port):
     Attributes:
         outbox: of the daemon.
         now: gives the time, which runs while work is done.
+        max_accepts: how many connections are accepted in one iteration.
     """
 
+    max_accepts = sys.maxsize
     transport = FrameTransport
     outbox: Outbox
     now: Callable[[], float]
@@ -171,11 +174,18 @@ class FramePort(tcp.Port):
         self._waiting = Queue()
         self._call: IDelayedCall | None = None  # while some wait
 
+    @property
+    def waiting(self) -> int:
+        """How many connections are accepted and have not begun."""
+        return len(self._waiting)
+
     def doRead(self) -> None:
         """Accept whoever has come, and begin as many connections as there is time for."""
         queued, now = self._call is not None, self.now()
         end, last = now + SLICE, now + ACCEPTING
-        while now < last:
+        for _ in range(self.max_accepts):
+            if now >= last:
+                break
             try:
                 arrival = self.socket.accept()
             except BlockingIOError:

@@ -32,6 +32,7 @@ class SocketFilePort(unix.Port):
         group: a name or a number; "" for that of the process.
         reactor: the reactor.
         bound: the socket, if it is bound already.
+        shared: whether *bound* is another process's, too, which removes its file.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class SocketFilePort(unix.Port):
         group: str,
         reactor: Any,
         bound: socket.socket | None = None,
+        shared: bool = False,
     ) -> None:
         super().__init__(os.fsencode(path), factory, backlog, mode, reactor)
         self._path, self._group = path, group
@@ -50,6 +52,7 @@ class SocketFilePort(unix.Port):
         self._bindPath = b"\0" + os.fsencode(path)
         self._preexistingSocket = bound
         self._file: tuple[int, int] | None = None
+        self._shared = shared
 
     def startListening(self) -> None:
         """Bind and listen.
@@ -59,14 +62,16 @@ class SocketFilePort(unix.Port):
         """
         if self._preexistingSocket is None:
             self._preexistingSocket = bind_socket(self._path, self.backlog, self.mode, self._group)
-        self._file = _identity(self._path)
+        if self._shared:
+            self._shouldShutdown = False  # else nobody could connect to the others either
+        else:
+            self._file = file_identity(self._path)
         super().startListening()
 
     def connectionLost(self, reason: Any) -> None:
         """Remove the file, if it is still that of this port."""
-        if self._file is not None and self._file == _identity(self._path):
-            with suppress(OSError):  # its directory may be another user's: the next start removes it
-                os.unlink(self._path)
+        if self._file is not None:
+            remove_own(self._path, self._file)
         super().connectionLost(reason)
 
 
@@ -147,7 +152,15 @@ def group_id(group: str) -> int:
         raise ValueError(f"there is no group {group}") from None
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def remove_own(path: str, identity: tuple[int, int]) -> None:
+    """Remove the file of a socket at *path*, if it is still the one with *identity*."""
+    if file_identity(path) == identity:
+        with suppress(OSError):  # its directory may be another user's: the next start removes it
+            os.unlink(path)
+
+
+def file_identity(path: str) -> tuple[int, int] | None:
+    """Return what tells the file at *path* from all others; None: there is none."""
     try:
         found = os.stat(path)
     except OSError:

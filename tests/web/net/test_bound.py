@@ -16,7 +16,7 @@ from tests.web.sockets import Scene, reactor
 
 
 def bound_port(listener: Listener) -> int:
-    (bound,) = next(iter(listener._bound._sockets.values()))
+    (bound,) = next(iter(listener.bound._sockets.values()))
     return int(bound.getsockname()[1])
 
 
