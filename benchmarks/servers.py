@@ -76,7 +76,7 @@ class Server:
                 env=environ,
                 stdout=log,
                 stderr=log,
-                preexec_fn=lambda: pin(self.core),
+                preexec_fn=self.pin,
                 start_new_session=True,
             )
         while not self._accepts():
@@ -85,6 +85,10 @@ class Server:
                 raise Missing(f"{self.name} does not start: {(self.directory / 'log').read_text()[-400:]}")
             time.sleep(0.002)
         self.started_in = time.perf_counter() - began
+
+    def pin(self) -> None:
+        """Say in the new process which cores it may use."""
+        pin(self.core)
 
     def _accepts(self) -> bool:
         with socket.socket() as probe:
@@ -180,10 +184,11 @@ class OneNode(Broker):
     """twistd broker on a Redis of its own, whose CPU time does not count."""
 
     name = "one node"
+    redis_class = Redis
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self.redis = Redis(self.directory)
+        self.redis = self.redis_class(self.directory)
         self.redis.core = REDIS_CORE
 
     def environ(self) -> dict[str, str]:

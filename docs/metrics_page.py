@@ -2,7 +2,7 @@
 
 from itertools import groupby
 
-from broker.observe.catalog import CATALOG, LABELS, LIBRARY, Metric
+from broker.observe.catalog import CATALOG, LABEL, LABELS, LIBRARY, MAX, Metric
 from broker.observe.metrics import Sampler
 
 BEGINNING = f"""Metrics
@@ -24,7 +24,10 @@ Labels never hold what a client chooses, so that their number has a bound:
 Of what happens with every message one in a few is timed, and counts for all since the one before.
 So the ``_count`` of such a histogram is about that of all, and its quantiles are those of a sample.
 The first {Sampler.all_timed} of each are all timed, and so is every call that fails.
+
+With :envvar:`TXBROKER_PROCESSES` the values of all workers are added up, unless something else stands here.
 """
+ACROSS = {MAX: "of several workers the greatest", LABEL: "of several workers with the label worker"}
 ENDING = """Of dialects
 -----------
 
@@ -51,8 +54,8 @@ def page() -> str:
 
 def _entry(metric: Metric) -> str:
     labels = f" {{{', '.join(metric.labels)}}}" if metric.labels else ""
-    when = f"; {metric.when}" if metric.when else ""
-    return f"``{metric.full_name}{labels}``\n   *{metric.kind}{when}.*\n   {metric.help}\n"
+    more = "".join(f"; {text}" for text in (metric.when, ACROSS.get(metric.across)) if text)
+    return f"``{metric.full_name}{labels}``\n   *{metric.kind}{more}.*\n   {metric.help}\n"
 
 
 if __name__ == "__main__":

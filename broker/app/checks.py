@@ -15,7 +15,7 @@ from broker.config.own import LISTEN, own_prefix
 from broker.config.settings import ENV_PREFIX, Settings, SettingsError
 from broker.errors import BrokerError
 from broker.stores import database_path
-from broker.web.net.endpoints import Place, check_endpoint, overlap
+from broker.web.net.endpoints import Place, can_be_shared, check_endpoint, overlap
 
 NOT_INSTALLED = "hiredis"  # what an error is about that is no fault of a setting
 
@@ -83,6 +83,8 @@ def _of_endpoints(settings: Settings) -> list[str]:
                 found.append(f"{name}: {endpoint} can not be listened on beside {same[0]}")
             if place is not None:
                 places.append((endpoint, place))
+            if settings.process_count > 1 and attribute != "admin_listen" and not can_be_shared(endpoint):
+                found.append(f"{name}: {endpoint} is of a kind that TXBROKER_PROCESSES can not share")
     return found
 
 

@@ -24,17 +24,21 @@ DEFAULT = "twistd.log"  # of twistd in the background
 class LogOutput:
     """The file or stream of the log, and the observer that writes it.
 
-    Args:
+    Attributes:
         name: of the file, "-" for standard output.
+
+    Args:
+        name: as above.
         option: the option or variable that says so.
         settings: level and form of the lines, and the secrets that they must not show.
+        worker: the number of this process, of several; 0: it is no worker.
 
     Raises:
         SettingsError: the file can not be opened; says why.
     """
 
-    def __init__(self, name: str, option: str, settings: Settings) -> None:
-        self._option = option
+    def __init__(self, name: str, option: str, settings: Settings, worker: int = 0) -> None:
+        self.name, self._option = name, option
         try:
             self.file = LogFile(name)
         except OSError as error:
@@ -43,7 +47,7 @@ class LogOutput:
         if form == "auto":
             form = "text" if descriptor_of(name) is not None and self.file.isatty() else "json"
         self.lines = LogLines(
-            cast(Any, self.file), settings.log_level, form, settings.node, Redaction(secrets_of(settings))
+            cast(Any, self.file), settings.log_level, form, settings.node, Redaction(secrets_of(settings)), worker
         )
 
     def reopen(self) -> None:
@@ -66,8 +70,10 @@ class LogOutput:
             faulthandler.enable(self.file.fileno())
 
 
-def log_output(parent: Mapping[str, Any], settings: Settings) -> LogOutput | None:
+def log_output(parent: Mapping[str, Any], settings: Settings, worker: int = 0) -> LogOutput | None:
     """Return where the log goes, or None when the options of twistd, *parent*, name another log.
+
+    *worker* is the number of this process, of several.
 
     Raises:
         SettingsError: the file can not be opened; says why.
@@ -75,7 +81,7 @@ def log_output(parent: Mapping[str, Any], settings: Settings) -> LogOutput | Non
     if parent.get("logger") or parent.get("syslog"):
         return None
     name, option = log_name(parent, settings.log_file)
-    return LogOutput(name, option, settings)
+    return LogOutput(name, option, settings, worker)
 
 
 def log_name(parent: Mapping[str, Any], setting: str) -> tuple[str, str]:

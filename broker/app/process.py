@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
+import os
 import resource
+import sys
 from contextlib import suppress
 
 from twisted.logger import Logger
@@ -43,6 +46,17 @@ def raise_file_limit(connections: int) -> None:
             now=now,
             needed=needed,
         )
+
+
+def end_with(status: int) -> None:
+    """Let the process end with *status* when its reactor has stopped: twistd knows no other than 0 then."""
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    atexit.register(leave)
 
 
 def _reaches(limit: int, needed: int) -> bool:

@@ -6,13 +6,13 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from twisted.application.service import IService
-from twisted.internet.defer import succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
@@ -33,6 +33,7 @@ from broker.app.log_output import LogOutput, log_output, observe
 from broker.app.pidfile import remove_stale
 from broker.app.plugins import PluginLife
 from broker.app.process import (
+    end_with,
     raise_file_limit,
     tune_allocator,
     tune_garbage_collector,
@@ -70,8 +71,15 @@ from broker.web.site import Site
 from broker.web.ws.options import WebSocketOptions
 from broker.web.ws.upgrade import WebSocketUpgrader
 
+if TYPE_CHECKING:
+    from broker.app.workers.supervisor import Supervisor
+    from broker.app.workers.worker import Worker
+    from broker.web.net.certificates import ServerCertificates
+
 log = Logger()
 
+WORKER = "TXBROKER_WORKER"  # in the environment of a process that a supervisor has started
+SIGNALS = {"reload": signal.SIGHUP, "reopen": signal.SIGUSR1, "drain": signal.SIGUSR2}
 SETTLE = 0.05  # seconds in which a request follows its connection
 BODY_OVERHEAD = 65536  # bytes that a body may have beside the message in it
 
@@ -110,47 +118,102 @@ def makeService(options: usage.Options) -> IService:
     report = StartReport()
     report.install()
     parent: Any = options.parent or {}
+    worker = _worker(reactor)
     environment = Environment(os.environ)
-    settings, problems = read_settings(environment)
+    read = partial(read_settings, environment, None if worker is None else worker.plan.settings)
+    settings, problems = read()
     attempts = Attempts(problems)
-    report.output = output = attempts.make("LOG_FILE", lambda: log_output(parent, settings))
-    reloads = Reloads(settings, partial(read_settings, environment))
+    number = 0 if worker is None else worker.plan.number
+    report.output = output = attempts.make("LOG_FILE", lambda: log_output(parent, settings, number))
+    reloads = Reloads(settings, read)
     if output is not None:
         reloads.add(LogReload(output.lines))
-    made = attempts.make(
-        "LISTEN",
-        lambda: make_daemon(reactor, settings, reloads, None if output is None else output.lines, attempts.problems),
-    )
+    made: Daemon | Supervisor | None
+    if worker is None and settings.process_count > 1:
+        made = attempts.make("LISTEN", lambda: _supervisor(reactor, settings, reloads, output, parent, attempts))
+    else:
+        observer = None if output is None else output.lines
+        made = attempts.make(
+            "LISTEN", lambda: make_daemon(reactor, settings, reloads, observer, attempts.problems, worker)
+        )
     if made is None:
         report.refuse(list(dict.fromkeys(attempts.problems)), parent, settings)
         raise SystemExit(2)
     daemon = made
-    daemon.binds_first = any(parent.get(name) is not None for name in ("uid", "gid"))
+    if isinstance(daemon, Daemon):
+        daemon.binds_first = any(parent.get(name) is not None for name in ("uid", "gid"))
     reactor.callWhenRunning(report.close)
     if output is not None:
         observe(parent, output.lines)
         output.trace_faults()
-    catch_signals(cast(Any, reactor), _signal_actions(daemon, output, reloads))
+    acts = _actions(daemon, output, reloads)
+    catch_signals(cast(Any, reactor), {SIGNALS[name]: act for name, act in acts.items()})
     reactor.callWhenRunning(answer_watchdog, reactor)
     reactor.callWhenRunning(catch_stops, reactor, lambda at_once: _stop(reactor, daemon, at_once))
+    if worker is not None:
+        worker.parts.actions = acts
+        worker.parts.stop = lambda: _stop(reactor, daemon, True)
     return daemon
 
 
-def _signal_actions(daemon: Daemon, output: LogOutput | None, reloads: Reloads) -> dict[int, Callable[[], object]]:
-    reopen = (lambda: None) if output is None else output.reopen
+def _actions(
+    daemon: Daemon | Supervisor, output: LogOutput | None, reloads: Reloads
+) -> dict[str, Callable[[], object]]:
+    """Return what the daemon does besides to serve clients and to stop, by name."""
+    all_do: Callable[[str], Deferred[Any]] | None = getattr(daemon, "all_do", None)  # where it has workers
 
-    def reload() -> None:
+    def reopen() -> object:
+        if output is not None:
+            output.reopen()
+        return all_do and all_do("reopen")
+
+    def reload() -> object:
         # The log first: what is wrong with a file stands in the new one.
-        reopen()
+        if output is not None:
+            output.reopen()
         notify_reloading()
-        reloads.reload()
+        good = reloads.reload()
+        if all_do is not None:
+            # Where it is wrong they open their log again, and stay as they are.
+            return all_do("reload" if good else "reopen").addBoth(lambda _: notify_systemd("READY=1"))
         notify_systemd("READY=1")
+        return None
 
     def drain() -> None:
         daemon.drain()
         notify_systemd("STATUS=draining: no new clients are taken")
 
-    return {signal.SIGHUP: reload, signal.SIGUSR1: reopen, signal.SIGUSR2: drain}
+    return {"reload": reload, "reopen": reopen, "drain": drain}
+
+
+def _worker(reactor: Any) -> Worker | None:
+    """Return what this process is, if it is one of several of a daemon."""
+    if WORKER not in os.environ:
+        return None
+    from broker.app.workers.plan import WorkerPlan
+    from broker.app.workers.worker import Worker
+
+    return Worker(reactor, WorkerPlan.pop_from(os.environ))
+
+
+def _supervisor(
+    reactor: Any,
+    settings: Settings,
+    reloads: Reloads,
+    output: LogOutput | None,
+    parent: Mapping[str, Any],
+    attempts: Attempts,
+) -> Supervisor:
+    # A single process does without what this brings.
+    from broker.app.workers.assembly import make_supervisor
+
+    return make_supervisor(reactor, settings, reloads, output, parent, attempts.problems, partial(_give_up, reactor))
+
+
+def _give_up(reactor: Any, status: int) -> None:
+    end_with(status)
+    with suppress(ReactorNotRunning):  # it stops already
+        reactor.stop()
 
 
 def make_daemon(
@@ -159,6 +222,7 @@ def make_daemon(
     reloads: Reloads | None = None,
     observer: ILogObserver | None = None,
     problems: Iterable[str] = (),
+    worker: Worker | None = None,
 ) -> Daemon:
     """Return the daemon that *settings* describe, not yet started.
 
@@ -168,26 +232,23 @@ def make_daemon(
         reloads: to which its parts are added that can be reloaded.
         observer: see ``Daemon``.
         problems: what is known to be wrong already.
+        worker: leads to the supervisor; None: the daemon is one process.
 
     Raises:
         SettingsError: with everything that can not be used.
         ValueError: two dialects claim the same path.
     """
-    tune_allocator()
-    attempts = Attempts([*problems, *problems_of(settings)])
-    loaded = attempts.make("PROTOCOLS", lambda: load_dialects(settings.protocols, settings))
-    core = attempts.make("STORE", lambda: make_core(reactor, settings, attempts.problems))
-    certificates = attempts.make("TLS_CERTIFICATE_FILE", lambda: make_certificates(settings))
-    attempts.finish()
-    dialects, broker = cast(list[Any], loaded), cast(Broker, core)
+    dialects, broker, certificates = _make_parts(reactor, settings, problems)
     broker.about.facts["dialects"] = [dialect.name for dialect in dialects]
-    site = make_site(reactor, settings, broker, dialects)
+    site = make_site(reactor, settings, broker, dialects, Site if worker is None else worker.site_class)
     plugins = list(_plugins(reactor, site, broker, dialects))
     outbox = Outbox(reactor, broker.memory.send_queue)
     ReactorLoop(reactor, outbox).install()
     listener = make_listener(reactor, settings, outbox, certificates)
     listener.hold()
     admin_listener = make_listener(reactor, settings, outbox)
+    if worker is not None:
+        worker.join(listener, site, settings.node)
     if reloads is not None:
         reloads.add(AccessReload(settings, broker.access, broker.credentials_changed))
         reloads.add(CertificateReload(certificates, (listener, admin_listener)))
@@ -198,11 +259,13 @@ def make_daemon(
         lambda endpoint: listener.listen(endpoint, site),
         settings.listen,
         drain_seconds=settings.drain_seconds,
-        announce=lambda ports: reactor.callWhenRunning(_announce, settings, dialects, ports),
+        announce=lambda ports: reactor.callWhenRunning(_announce, settings, dialects, ports, worker),
         ports=stream_ports(reactor, settings, _link_options(settings), broker, site, listener),
         others=[
             make_lag(reactor, broker),
-            *make_admin(reactor, settings, broker, site, admin_listener, reloads, observer, lambda: daemon.drain()),
+            *make_admin(
+                reactor, settings, broker, site, admin_listener, reloads, observer, lambda: daemon.drain(), worker
+            ),
             MemoryTrimmer(lambda: broker.memory.freed + broker.metrics.bytes_in + broker.metrics.bytes_out),
         ],
         plugins=plugins,
@@ -210,15 +273,38 @@ def make_daemon(
         bind=listener.bind,
         settle=lambda: deferLater(reactor, SETTLE),
         accept=listener.accept,
+        **({} if worker is None else {"withdraw": worker.withdraw}),
     )
     return daemon
 
 
-def _announce(settings: Settings, dialects: Iterable[Any], ports: list[tuple[str, IListeningPort]]) -> None:
+def _make_parts(
+    reactor: Any, settings: Settings, problems: Iterable[str]
+) -> tuple[list[Any], Broker, ServerCertificates | None]:
+    """Return the dialects, the core and the certificates.
+
+    Raises:
+        SettingsError: with everything that can not be used.
+    """
+    tune_allocator()
+    attempts = Attempts([*problems, *problems_of(settings)])
+    dialects = attempts.make("PROTOCOLS", lambda: load_dialects(settings.protocols, settings))
+    core = attempts.make("STORE", lambda: make_core(reactor, settings, attempts.problems))
+    certificates = attempts.make("TLS_CERTIFICATE_FILE", lambda: make_certificates(settings))
+    attempts.finish()
+    return cast(list[Any], dialects), cast(Broker, core), certificates
+
+
+def _announce(
+    settings: Settings, dialects: Iterable[Any], ports: list[tuple[str, IListeningPort]], worker: Worker | None
+) -> None:
     """Tell everybody who wants to know that the daemon runs, on *ports*."""
-    for warning in settings.warnings:
-        log.warn("{warning}", warning=warning)
-    announce_start(ports, dialects, tls=bool(settings.tls_certificate_file))
+    if worker is None:
+        for warning in settings.warnings:
+            log.warn("{warning}", warning=warning)
+        announce_start(ports, dialects, tls=bool(settings.tls_certificate_file))
+    else:
+        worker.announce()
     raise_file_limit(settings.max_connections)
     notify_systemd("READY=1")
     tune_garbage_collector()
@@ -277,10 +363,12 @@ def metrics_reader(metrics: Metrics) -> Callable[[], tuple[bytes, str]]:
     return read
 
 
-def make_site(reactor: Any, settings: Settings, broker: Broker, dialects: Iterable[Any]) -> Site:
-    """Return the public port's factory."""
+def make_site(
+    reactor: Any, settings: Settings, broker: Broker, dialects: Iterable[Any], site_class: type[Site] = Site
+) -> Any:
+    """Return the public port's factory, one of *site_class*."""
     options = _link_options(settings)
-    return Site(
+    return site_class(
         dialects,
         broker.attach,
         reactor,
@@ -332,8 +420,9 @@ def make_admin(
     reloads: Reloads | None,
     observer: ILogObserver | None,
     drain: Callable[[], object],
+    worker: Worker | None = None,
 ) -> list[IService]:
-    """Return what serves operators, not yet started."""
+    """Return what serves operators, not yet started; of a *worker*, its supervisor has the port."""
     history = make_history(broker)
     admin_site = make_admin_site(
         reactor,
@@ -345,6 +434,10 @@ def make_admin(
         drain=drain,
         set_level=partial(setattr, observer, "level") if isinstance(observer, LogLines) else None,
     )
+    if worker is not None:
+        broker.about.facts.update(worker.facts)
+        worker.use(cast(Any, site), admin_site, history, broker.about.details, broker.ready)
+        return [history, worker]
     if reloads is not None:
         reloads.add(AdminSecretReload(settings, admin_site.replace_secret))
     port = AdminPort(admin_site, lambda at: listener.listen(at, admin_site), settings.admin_listen, listener.bind)
@@ -385,7 +478,7 @@ def make_admin_site(
     )
 
 
-def _stop(reactor: Any, daemon: Daemon, at_once: bool) -> None:
+def _stop(reactor: Any, daemon: Daemon | Supervisor, at_once: bool) -> None:
     if at_once:
         daemon.stop_now()
     with suppress(ReactorNotRunning):  # a second signal while it stops

@@ -231,6 +231,10 @@ def _words(text: str) -> tuple[str, ...]:
     return () if text == "none" else tuple(text.replace(",", " ").split())
 
 
+def _count_or_auto(text: str) -> int:
+    return 0 if text.lower() == "auto" else _count(text)
+
+
 def _networks(text: str) -> tuple[str, ...]:
     words = _words(text)
     for word in words:
@@ -307,6 +311,7 @@ OUTPUT: Kind[str] = Kind("path of a file to write", str, str)
 URL: Kind[str] = Kind("URL", str, str)
 FLAG: Kind[bool] = Kind("true or false", _flag, lambda value: str(value).lower())
 COUNT: Kind[int] = Kind("count", _count, str)
+COUNT_OR_AUTO: Kind[int] = Kind("count or auto", _count_or_auto, lambda value: str(value or "auto"))
 BYTES: Kind[int] = Kind("bytes", _bytes, str)
 BYTES_OR_NONE: Kind[int] = Kind("bytes", _bytes_or_none, lambda value: str(value or "none"))
 SECONDS: Kind[float] = Kind("seconds", _seconds, _write_number)

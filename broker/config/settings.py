@@ -18,11 +18,12 @@ import attrs
 from broker.config.addresses import is_local, is_redis, without_password
 from broker.config.aliases import aliases
 from broker.config.files import unreadable, unwritable
-from broker.config.machine import memory_bytes
+from broker.config.machine import memory_bytes, usable_cores
 from broker.config.options import (
     BYTES,
     BYTES_OR_NONE,
     COUNT,
+    COUNT_OR_AUTO,
     ENDPOINTS,
     FLAG,
     NETWORKS,
@@ -53,6 +54,7 @@ MAX_WAIT_MS = 4000  # milliseconds: less than broker/redis/connection.py waits f
 MIN_SECRET = 16  # characters of a secret that is not warned about
 PROTOCOLS = ("owlmeans", "ganomede", "thinws", "hpkv", "microstream", "http")
 DEFAULT_PORT = 8000
+MAX_PROCESSES = 256
 FILE_CHECKS: Mapping[Any, Callable[[str], str]] = {PATH: unreadable, PATHS: unreadable, OUTPUT: unwritable}
 # Of the commands for application developers, which may stand in the environment of a daemon, too.
 CLIENT_NAMES = frozenset(
@@ -201,6 +203,19 @@ class Settings:
         lambda _: _default_node_name(),
         "The name of this node, unique among those that share a store.",
         shown="the host name and a random suffix",
+    )
+
+    processes: int = option(
+        COUNT_OR_AUTO,
+        1,
+        "How many worker processes share the ports, each on a core of its own; ``auto`` or 0: as many as there are "
+        "cores that may be used. More than one needs a ``TXBROKER_STORE`` that they can share, which is Redis. "
+        "Limits are for all of them together.",
+    )
+    worker_timeout_seconds: float = option(
+        SECONDS,
+        15.0,
+        "With several processes: one whose event loop stands still for so long is replaced; 0: it is not.",
     )
 
     # Storage
@@ -520,6 +535,11 @@ class Settings:
         return is_redis(self.bus)
 
     @property
+    def process_count(self) -> int:
+        """How many processes share the ports."""
+        return self.processes or usable_cores()
+
+    @property
     def credentials(self) -> str:
         """The names of the settings by which a credential is configured."""
         return ", ".join(_variable(name) for name in CREDENTIALS if getattr(self, name)) or "TXBROKER_AUTH"
@@ -578,6 +598,7 @@ class Settings:
             found.append(f"TXBROKER_REDIS_WAIT_MS: expected 1 to {MAX_WAIT_MS}: Redis is given up when it is silent")
         if is_redis(self.bus) and not is_redis(self.store):
             found.append("TXBROKER_BUS: nodes that share a bus must share a store: set TXBROKER_STORE=redis://… too")
+        found += self._unshared()
         exposed = self._exposed
         open_to_all = [name for name in self.protocols if name not in self.insecure]
         if exposed and open_to_all and not self.guarded and not unknown:
@@ -599,6 +620,25 @@ class Settings:
             paths = value if known.kind is PATHS else (value,)
             found += [f"{name}: {reason}" for reason in dict.fromkeys(map(check, paths) if check else ()) if reason]
         return found + self._contradictions()
+
+    def _unshared(self) -> list[str]:
+        """Return why several processes can not do the work of one."""
+        number = self.process_count
+        if number == 1 or "processes" in self.faults:
+            return []
+        if number > MAX_PROCESSES:
+            return [f"TXBROKER_PROCESSES: expected at most {MAX_PROCESSES}"]
+        where = f"TXBROKER_PROCESSES: {number} processes"
+        if not is_redis(self.store):
+            kind = self.store.partition(":")[0]
+            return [
+                f"{where} need a store that they can share, and {kind}: is one process's own: what is written, its "
+                "order and who waits for it are known in that process only. Set TXBROKER_STORE=redis://…, or "
+                "TXBROKER_PROCESSES=1"
+            ]
+        if not is_redis(self.bus):
+            return [f"{where} need a bus between them: leave out TXBROKER_BUS, or let it be redis://…"]
+        return []
 
     def _exposed_streams(self) -> list[str]:
         """Return a sentence for each endpoint of a stream dialect by which anybody could do anything."""
@@ -640,7 +680,8 @@ class Settings:
             "JWT_SECRET": self.jwt_secret,
             **{f"API_KEYS: the key of {name!r}": key for name, key in self.api_keys.items()},
         }
-        found = [
+        found = self._unused_cores()
+        found += [
             f"{ENV_PREFIX}{name} has fewer than {MIN_SECRET} characters and could be guessed"
             for name, word in words.items()
             if 0 < len(word) < MIN_SECRET
@@ -658,6 +699,13 @@ class Settings:
                 if endpoint.startswith("haproxy:") and not is_local(endpoint)
             ]
         return found
+
+    def _unused_cores(self) -> list[str]:
+        """Return that there are more processes than can run at once, if there are."""
+        cores = usable_cores()
+        if self.process_count <= max(cores, 1):
+            return []
+        return [f"TXBROKER_PROCESSES: {self.process_count} processes share {cores} usable cores: let it be auto"]
 
     def describe(self) -> list[tuple[str, str, str]]:
         """Return name, value and source of each option, secrets masked."""

@@ -10,6 +10,8 @@ import attrs
 
 METRIC_PREFIX = "txbroker_"
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
+# What several processes of one daemon make of their values: add them, have the greatest, or show each by a label.
+SUM, MAX, LABEL = "sum", "max", "label"
 SAMPLE = 64  # of so many messages one is timed, on the average
 
 # The values that labels have from the start, where they are not the names of dialects.
@@ -43,6 +45,7 @@ class Metric:
         source: the attribute of ``Metrics`` that has the values, if it is called otherwise.
         when: where it is there; "" for everywhere.
         group: the heading in the documentation.
+        across: what several processes of one daemon make of it: ``SUM``, ``MAX`` or ``LABEL``.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Metric:
     source: str = ""
     when: str = ""
     group: str = ""
+    across: str = SUM
 
     @property
     def full_name(self) -> str:
@@ -67,15 +71,24 @@ class Metric:
 
 
 REDIS, SQLITE = "with a Redis store", "with an SQLite store"
+PROCESSES = "with several processes"
 
 _GROUPS: dict[str, tuple[Metric, ...]] = {
     "The daemon": (
-        Metric("build_info", GAUGE, "Always 1; its label says which version runs.", ("version",)),
-        Metric("ready", GAUGE, "Whether /ready says yes: 1, or 0."),
-        Metric("draining", GAUGE, "Whether it is about to stop: 1, or 0."),
-        Metric("nodes", GAUGE, "Nodes that have a lease, this one included; 0 while it has none."),
+        Metric("build_info", GAUGE, "Always 1; its label says which version runs.", ("version",), across=MAX),
+        Metric("ready", GAUGE, "Whether /ready says yes: 1, or 0.", across=LABEL),
+        Metric("draining", GAUGE, "Whether it is about to stop: 1, or 0.", across=LABEL),
+        Metric("nodes", GAUGE, "Nodes that have a lease, this one included; 0 while it has none.", across=MAX),
+        Metric("workers", GAUGE, "Worker processes that there are to be.", when=PROCESSES),
+        Metric("workers_ready", GAUGE, "Worker processes that serve clients.", when=PROCESSES),
+        Metric("worker_restarts", COUNTER, "Worker processes that were started again.", when=PROCESSES),
         Metric("reactor_lag_seconds", HISTOGRAM, "By how much a timer of the reactor was late, ten times a second."),
-        Metric("reactor_lag_max_seconds", GAUGE, "The longest lag of the last minute, one that goes on included."),
+        Metric(
+            "reactor_lag_max_seconds",
+            GAUGE,
+            "The longest lag of the last minute, one that goes on included.",
+            across=LABEL,
+        ),
     ),
     "Connections": (
         Metric(
@@ -93,7 +106,7 @@ _GROUPS: dict[str, tuple[Metric, ...]] = {
             "closed_total",
         ),
         Metric("sessions", GAUGE, "Sessions that others can see."),
-        Metric("members", GAUGE, "Clients that are present on topics, on all nodes, each topic by itself."),
+        Metric("members", GAUGE, "Clients that are present on topics, on all nodes, each topic by itself.", across=MAX),
         Metric("auth_failures", COUNTER, "Credentials refused.", ("dialect",)),
         Metric("refusals", COUNTER, "Credentials, permissions and rates refused.", ("dialect", "code")),
         Metric("refusals_not_logged", COUNTER, "Refusals that the log has no line of."),
@@ -137,11 +150,11 @@ _GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("services", GAUGE, "Procedures and services that are performed."),
     ),
     "Work queues": (
-        Metric("jobs_ready", GAUGE, "Jobs that wait for a worker, in all work queues."),
-        Metric("jobs_delayed", GAUGE, "Jobs whose time has not come, those included that have failed."),
-        Metric("jobs_in_flight", GAUGE, "Jobs that workers have."),
-        Metric("jobs_dead", GAUGE, "Jobs that have failed too often."),
-        Metric("jobs_oldest_seconds", GAUGE, "Age of the oldest job that is ready; 0: there is none."),
+        Metric("jobs_ready", GAUGE, "Jobs that wait for a worker, in all work queues.", across=MAX),
+        Metric("jobs_delayed", GAUGE, "Jobs whose time has not come, those included that have failed.", across=MAX),
+        Metric("jobs_in_flight", GAUGE, "Jobs that workers have.", across=MAX),
+        Metric("jobs_dead", GAUGE, "Jobs that have failed too often.", across=MAX),
+        Metric("jobs_oldest_seconds", GAUGE, "Age of the oldest job that is ready; 0: there is none.", across=MAX),
         *(
             Metric(
                 f"queue_{state}",
@@ -149,6 +162,7 @@ _GROUPS: dict[str, tuple[Metric, ...]] = {
                 f"{text}, in this queue.",
                 ("queue",),
                 when="for :envvar:`TXBROKER_METRICS_QUEUES`",
+                across=MAX,
             )
             for state, text in (
                 ("ready", "Jobs that wait for a worker"),
@@ -160,10 +174,12 @@ _GROUPS: dict[str, tuple[Metric, ...]] = {
         ),
     ),
     "The store": (
-        Metric("store_ready", GAUGE, "Whether the store takes writes: 1, or 0."),
-        Metric("bus_ready", GAUGE, "Whether the bus carries events to other nodes: 1, or 0."),
-        Metric("store_bytes", GAUGE, "Bytes that the store uses, as far as it knows."),
-        Metric("store_limit_bytes", GAUGE, "How many it may use (TXBROKER_MAX_STORE_BYTES); 0: any number."),
+        Metric("store_ready", GAUGE, "Whether the store takes writes: 1, or 0.", across=LABEL),
+        Metric("bus_ready", GAUGE, "Whether the bus carries events to other nodes: 1, or 0.", across=LABEL),
+        Metric("store_bytes", GAUGE, "Bytes that the store uses, as far as it knows.", across=MAX),
+        Metric(
+            "store_limit_bytes", GAUGE, "How many it may use (TXBROKER_MAX_STORE_BYTES); 0: any number.", across=MAX
+        ),
         Metric("store_wal_bytes", GAUGE, "Bytes of the write-ahead log.", when=SQLITE),
         Metric("store_commit_seconds", HISTOGRAM, "Time of a commit, or of a batch of Redis.", source="commit_seconds"),
         Metric("store_batch_rows", HISTOGRAM, "Operations in a commit.", source="batch_rows"),
@@ -172,7 +188,7 @@ _GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("store_went_back", COUNTER, "How often the store was found to lack what was acknowledged."),
     ),
     "Redis": tuple(
-        Metric(name, GAUGE, text, when=REDIS)
+        Metric(name, GAUGE, text, when=REDIS, across=LABEL if name == "redis_connected" else MAX)
         for name, text in (
             ("redis_connected", "Whether there is a connection for what is stored: 1, or 0."),
             ("redis_master", "Whether its server is a master: 1, or 0."),

@@ -100,17 +100,19 @@ class LogLines:
         form: "json" or "text".
         node: the name of this node, part of each JSON line.
         redact: masks credentials.
+        worker: the number of this process, of several that write the same log; 0: there is one.
 
     Attributes:
         level: as above; it may be set.
         redact: as above.
     """
 
-    def __init__(self, stream: TextIO, level: str, form: str, node: str, redact: Redaction) -> None:
+    def __init__(self, stream: TextIO, level: str, form: str, node: str, redact: Redaction, worker: int = 0) -> None:
         self._stream = stream
         self.level = level
         self._write = self._json if form == "json" else self._text
-        self._node = node
+        self._common: dict[str, Any] = {"node": node, **({"worker": worker} if worker else {})}
+        self._mark = f"[{worker}] " if worker else ""
         self.redact = redact
 
     @property
@@ -150,7 +152,7 @@ class LogLines:
             "ts": when.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": level,
             "msg": message_of(event),
-            "node": self._node,
+            **self._common,
             **_fields(event),
         }
         if event.get("log_failure") is not None:
@@ -159,7 +161,7 @@ class LogLines:
         return text if text.isascii() else text.translate(SEPARATORS)
 
     def _text(self, when: datetime, level: str, event: LogEvent) -> str:
-        line = f"{when.astimezone():%H:%M:%S} {level:<5} {message_of(event).translate(LINE_ESCAPES)}"
+        line = f"{when.astimezone():%H:%M:%S} {level:<5} {self._mark}{message_of(event).translate(LINE_ESCAPES)}"
         if event.get("log_failure") is not None:
             line += f"\n{event['log_failure'].getTraceback()}".translate(LINE_ESCAPES)
         return line

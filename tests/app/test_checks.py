@@ -26,6 +26,7 @@ TIMES = ("-1", "nan", "inf", "1h", "1e99", "soon")
 # Of each kind: what can not be its value, wherever it stands.
 OF_KIND = {
     "count": NUMBERS,
+    "count or auto": NUMBERS,
     "bytes": SIZES,
     "seconds": TIMES,
     "per second": TIMES,
@@ -183,6 +184,16 @@ def test_the_file_of_a_secret_has_to_hold_one(name: str, file: str, files: dict[
         ),
         ({"STATE_DIRECTORY": "/nowhere/at/all"}, "TXBROKER_STORE: there is no directory /nowhere/at/all"),
         ({"TXBROKER_BUS": "redis://host"}, "TXBROKER_BUS: nodes that share a bus must share a store"),
+        (
+            {"TXBROKER_PROCESSES": "2"},
+            "TXBROKER_PROCESSES: 2 processes need a store that they can share, and sqlite: is",
+        ),
+        ({"TXBROKER_PROCESSES": "2", "TXBROKER_STORE": "memory:"}, "they can share, and memory: is one process's own"),
+        (
+            {"TXBROKER_PROCESSES": "2", "TXBROKER_STORE": "redis://host", "TXBROKER_BUS": "local:"},
+            "TXBROKER_PROCESSES: 2 processes need a bus between them",
+        ),
+        ({"TXBROKER_PROCESSES": "257", "TXBROKER_STORE": "redis://host"}, "TXBROKER_PROCESSES: expected at most 256"),
         ({"TXBROKER_PING_SECONDS": "5", "TXBROKER_PONG_SECONDS": "0"}, "TXBROKER_PONG_SECONDS: expected more than 0"),
         (
             {"TXBROKER_CALL_TIMEOUT_SECONDS": "20", "TXBROKER_MAX_CALL_TIMEOUT_SECONDS": "10"},

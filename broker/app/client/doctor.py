@@ -48,6 +48,9 @@ def findings(reach: Reach, wanted: tuple[str, ...], idle: float) -> Iterator[Fin
             return
     try:
         yield reach.check_ready()
+        workers = reach.check_workers()
+        if workers is not None:
+            yield workers
         yield from _of_dialects(reach, wanted, idle)
     except (OSError, HTTPException) as error:
         yield Finding("broker", False, f"it does not answer any more: {error}", "look at its log")

@@ -8,6 +8,7 @@ import socket
 import ssl
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException
+from typing import Any
 
 import attrs
 
@@ -80,11 +81,22 @@ class Reach:
 
     def dialects(self) -> list[str] | None:
         """Return the names of the dialects that it says it has; None: it does not say."""
-        answer = self.ask("GET", "/about")
         try:
-            return [str(name) for name in json.loads(answer.body)["dialects"]]
+            return [str(name) for name in self._about()["dialects"]]
         except (ValueError, LookupError, TypeError):
             return None
+
+    def check_workers(self) -> Finding | None:
+        """Say how many processes share the port; None: it is one."""
+        try:
+            about = self._about()
+            worker, workers = int(about["worker"]), int(about["workers"])
+        except (ValueError, LookupError, TypeError):
+            return None
+        return Finding("workers", None, f"{workers} processes share the port; number {worker} has answered")
+
+    def _about(self) -> Any:
+        return json.loads(self.ask("GET", "/about").body)
 
     def ask(self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes | None = None) -> Answer:
         """Return what *path* is answered with.

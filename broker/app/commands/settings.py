@@ -41,18 +41,9 @@ def _problems(settings: Settings, found: list[str]) -> list[str]:
     # Imported here: they bring what the other commands do without.
     from twisted.internet import reactor
 
-    from broker.app.backends import make_backends
-    from broker.app.certificates import make_certificates
-    from broker.app.checks import Attempts, problems_of
-    from broker.app.dialects import load_dialects
-    from broker.web.routes import Routes
+    from broker.app.verification import verify
 
-    attempts = Attempts([*found, *problems_of(settings)])
-    dialects = attempts.make("PROTOCOLS", lambda: load_dialects(settings.protocols, settings))
-    attempts.make("PROTOCOLS", lambda: Routes(dialects or ()))
-    attempts.make("STORE", lambda: make_backends(reactor, settings, attempts.problems))
-    attempts.make("TLS_CERTIFICATE_FILE", lambda: make_certificates(settings))
-    return list(dict.fromkeys(attempts.problems))
+    return verify(reactor, settings, found)[1]
 
 
 @click.command(cls=Usage)
