@@ -233,7 +233,7 @@ FOUND: dict[str, Schedule] = {
         ),
     ),
     "a job was claimed for a worker of a node that had ended, and that the others had looked at already": Schedule(
-        6,
+        163,
         2,
         4,
         (
