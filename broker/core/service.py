@@ -54,7 +54,7 @@ from broker.core.queues import Queues
 from broker.core.restoration import Restoration
 from broker.core.retained import Retained
 from broker.core.shares import Shares
-from broker.core.slices import slices_of
+from broker.core.slices import Slices, slices_of
 from broker.core.sweeper import Sweeper
 from broker.core.testaments import Testaments
 from broker.core.topics import Delivery, Topics
@@ -284,6 +284,7 @@ class Broker(MultiService):
         self.drain()
         self.calls.stop()
         self.channels.stop()
+        self.topics.late.stop()
         self.parts.followers.stop()
         if self.keys.missed is not None:
             self.keys.missed.stop()
@@ -404,7 +405,7 @@ def make_parts(
         grace=settings.slow_grace_seconds,
     )
     channels = make_channels(settings, store, bus, clock)
-    topics = _make_topics(bus, lambda change: parts.keys.subscribed(change))
+    topics = _make_topics(bus, slices_of(clock), lambda change: parts.keys.subscribed(change))
     lifetimes, refusals = Lifetimes(clock, store.wall), RefusalLog(clock, metrics)
     presence: Presence[Any] = Presence(lambda *change: _presence_changed(parts, *change))
     queues = make_queues(
@@ -458,7 +459,7 @@ def _kinds_of(bus: IBus) -> tuple[type[Calls], type[Queues]]:
     return RemoteCalls, SharedQueues
 
 
-def _make_topics(bus: IBus, key_subscribed: Callable[[int], object]) -> Topics:
+def _make_topics(bus: IBus, slices: Slices, key_subscribed: Callable[[int], object]) -> Topics:
     def listen(topic: str) -> None:
         bus.listen(topic)
         if topic.startswith(KEY_PREFIX):
@@ -469,7 +470,7 @@ def _make_topics(bus: IBus, key_subscribed: Callable[[int], object]) -> Topics:
         if topic.startswith(KEY_PREFIX):
             key_subscribed(-1)
 
-    return Topics(listen, forget)
+    return Topics(listen, forget, slices)
 
 
 def make_members(now: Callable[[], float], topics: Topics, bus: IBus, clock: IReactorTime, memory: Memory) -> Members:

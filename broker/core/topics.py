@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from broker.core.channels import Channels
+from broker.core.fan_outs import AT_ONCE, FanOuts, Listener
 from broker.core.keys import Keys
+from broker.core.slices import Slices
 from broker.core.tree import PatternTree
 from broker.messages import Event
 from broker.patterns import KEY_PREFIX, is_pattern
-
-
-class Listener(Protocol):
-    """What topics need of a peer."""
-
-    id: str
-
-    def on_event(self, event: Event, pattern: str) -> None:
-        """Hand *event* to the client; never raises."""
 
 
 class Sampler(Protocol):
@@ -39,14 +32,17 @@ class Topics:
     Args:
         listen: called with a topic or pattern that has got its first listener.
         forget: called with one that has lost its last.
+        slices: in which events are delivered that very many listen to.
 
     Attributes:
         subscriptions: how many there are, of all listeners.
+        late: delivers the events that go to very many.
     """
 
-    def __init__(self, listen: Callable[[str], object], forget: Callable[[str], object]) -> None:
+    def __init__(self, listen: Callable[[str], object], forget: Callable[[str], object], slices: Slices) -> None:
         self._listen, self._forget = listen, forget
         self.subscriptions = 0
+        self.late = FanOuts(slices)
         self._names: dict[str, Listeners] = {}
         self._patterns: PatternTree[Listener, bool] = PatternTree()
 
@@ -69,6 +65,8 @@ class Topics:
 
     def unsubscribe(self, listener: Listener, topic: str, *, exact: bool = False) -> None:
         """Undo ``subscribe``; a no-op without one."""
+        if self.late.waiting:
+            self.late.forget(listener, topic)
         if exact or not is_pattern(topic):
             listeners = self._names.get(topic)
             if listeners is not None and listeners.pop(listener, None) is not None:
@@ -120,36 +118,50 @@ class Topics:
 
     def deliver(self, event: Event) -> None:
         """Hand *event* to every subscription that matches, once each."""
-        topic, origin = event.topic, event.origin
+        topic = event.topic
         listeners = self._names.get(topic)
         if listeners:
-            # A copy: a listener may subscribe or unsubscribe meanwhile.
-            for listener, echo in list(listeners.items()):
-                if echo or listener.id != origin:
-                    listener.on_event(event, topic)
+            self._deliver(event, topic, listeners)
         if self._patterns.count:
             for node in self._patterns.matching(topic):
-                for listener, echo in list(node.listeners.items()):
-                    if echo or listener.id != origin:
-                        listener.on_event(event, node.pattern)
+                self._deliver(event, node.pattern, node.listeners)
+
+    def _deliver(self, event: Event, pattern: str, listeners: Listeners) -> None:
+        origin = event.origin
+        if self.late.waiting or len(listeners) > AT_ONCE:
+            receivers = [listener for listener, echo in listeners.items() if echo or listener.id != origin]
+            self.late.add(event, pattern, receivers)
+            return
+        # A copy: a listener may subscribe or unsubscribe meanwhile.
+        for listener, echo in list(listeners.items()):
+            if echo or listener.id != origin:
+                listener.on_event(event, pattern)
 
     def deliver_named(self, event: Event, beginning: str) -> None:
         """Hand *event* to those subscriptions that match and have the same *beginning* as its topic.
 
         Others, such as that of ``>``, need other permissions.
         """
+        receivers: dict[str, list[Listener]] = {}
         for listener, _, pattern in self._matching(event.topic):
             if pattern.startswith(beginning):
-                listener.on_event(event, pattern)
+                receivers.setdefault(pattern, []).append(listener)
+        self._deliver_to(event, receivers)
 
     def deliver_except(self, event: Event, excluded: Collection[str]) -> None:
         """Do what ``deliver`` does, but for the sessions whose ids are in *excluded*."""
+        receivers: dict[str, list[Listener]] = {}
         for listener, echo, pattern in self._matching(event.topic):
             # A follower gets all, and leaves out what excludes its client: else it would read that from the store.
             if listener.id in excluded and not hasattr(listener, "echo"):
                 continue
             if echo or listener.id != event.origin:
-                listener.on_event(event, pattern)
+                receivers.setdefault(pattern, []).append(listener)
+        self._deliver_to(event, receivers)
+
+    def _deliver_to(self, event: Event, receivers: Mapping[str, Sequence[Listener]]) -> None:
+        for pattern, listeners in receivers.items():
+            self.late.add(event, pattern, listeners)
 
     def _matching(self, topic: str) -> list[tuple[Listener, bool, str]]:
         """Return all subscriptions that match *topic*: who, whether with echo, and the name or pattern."""

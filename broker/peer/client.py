@@ -499,6 +499,8 @@ class Client:
 
     def on_request(self, request: Request) -> None:
         """Hand *request* to the session; a ``BrokerError`` of it refuses."""
+        if self._parts.topics.late.waiting:  # events that were published before it
+            self._parts.topics.late.catch_up(self)
         try:
             self.session.request(request)  # type: ignore[union-attr]
         except BrokerError:
@@ -519,6 +521,8 @@ class Client:
 
     def on_reply(self, reply: Reply) -> None:
         """Hand *reply* to the session."""
+        if self._parts.topics.late.waiting:  # events that were published before it
+            self._parts.topics.late.catch_up(self)
         try:
             self.session.reply(reply)  # type: ignore[union-attr]
         except Exception:

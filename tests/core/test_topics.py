@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import attrs
 import pytest
+from twisted.internet.task import Clock
 
+from broker.core.slices import slices_of
 from broker.core.topics import Topics
 from broker.messages import Event
 from broker.patterns import matches
@@ -30,7 +32,9 @@ def told():
 
 @pytest.fixture
 def topics(told):
-    return Topics(lambda topic: told.append(("listen", topic)), lambda topic: told.append(("forget", topic)))
+    return Topics(
+        lambda topic: told.append(("listen", topic)), lambda topic: told.append(("forget", topic)), slices_of(Clock())
+    )
 
 
 def event(topic, origin=""):

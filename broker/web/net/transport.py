@@ -36,7 +36,7 @@ from twisted.python.failure import Failure
 from twisted.python.log import callWithLogger
 
 from broker.core.memory import Account
-from broker.core.slices import ITERATION, READ_SLICE, slices_of
+from broker.core.slices import ITERATION, READ_SLICE, SLICE, slices_of
 from broker.web.net.probes import is_probe, peek
 from broker.web.net.tcp_info import bytes_of
 
@@ -58,6 +58,7 @@ NOBODY: frozenset[int] = frozenset()  # was late
 MAX_PROBES = 16  # probes of health that are read in one iteration though its time is over
 READ_BYTES = 65536  # bytes asked for in one recv
 FLUSH_BYTES = 65536  # bytes collected before they are sent without waiting for the outbox
+CHECKED_SENDS = 16  # connections that are flushed between two looks at the time
 MAX_FLUSHED = 4 << 20  # bytes of long frames sent in one iteration
 MAX_KEPT = 4 << 20  # bytes of different long frames that wait for a later one
 
@@ -276,6 +277,7 @@ class Outbox:
         "_closing",
         "_kept",
         "_kept_bytes",
+        "_late",
         "_long",
         "_scheduled",
         "_senders",
@@ -290,6 +292,7 @@ class Outbox:
         self._slices = slices_of(clock)
         self.unsent = unsent
         self._senders: list[FrameTransport] = []
+        self._late: deque[FrameTransport] = deque()  # for which the iteration before had no time
         self._long: deque[FrameTransport] = deque()  # whose long frames are sent in a later iteration
         self._kept: dict[int, bytes] = {}  # long frames that wait, or have waited since none did
         self._kept_bytes = 0
@@ -321,29 +324,61 @@ class Outbox:
         return True
 
     def flush(self) -> None:
-        """Flush every sender, those included that are added meanwhile, but very many long frames later."""
+        """Flush every sender, those included that are added meanwhile.
+
+        What takes long is flushed later: many long frames, and the rest of very many senders; who is added until
+        then does not wait for those.
+        """
         self.flushed = 0
         if self._long:
             self._flush_long()
-        while self._senders:
-            senders, self._senders = self._senders, []
-            for sender in senders:
-                try:
-                    sender.flush_frames()
-                except Exception:
-                    # A producer or an overflow callback failed: its own connection's loss only.
-                    log.failure("flushing a connection failed")
-                    sender.abortConnection()
-                if self.flushed > MAX_FLUSHED:
-                    self._put_off_long(senders[senders.index(sender) + 1 :])
-                    break
+        end = self._flush_new()
+        if self._late:
+            self._flush_late(end)
         if self._closing:
             self._close()
-        if self._long:
+        if self._long or self._late or self._senders:
             self._schedule()
-        elif self._kept:
+        if self._kept and not self._long:
             self._kept.clear()
             self._kept_bytes = 0
+
+    def _flush_new(self) -> float:
+        """Flush those that were added; return when the time for all is over, 0.0 if they were few."""
+        unchecked, end = CHECKED_SENDS, 0.0
+        while self._senders:
+            senders, self._senders = self._senders, []
+            for place, sender in enumerate(senders, 1):
+                self._flush_one(sender)
+                if self.flushed > MAX_FLUSHED:
+                    self._put_off_long(senders[place:])
+                    break
+                unchecked -= 1
+                if not unchecked:
+                    unchecked, now = CHECKED_SENDS, self._slices.now()
+                    end = end or now + SLICE
+                    if now >= end:
+                        self._late.extend(senders[place:])
+                        break
+        return end
+
+    def _flush_late(self, end: float) -> None:
+        """Flush those that had to wait, in their order, but only some when the time is over at *end*."""
+        late, now = self._late, self._slices.now
+        end = end or now() + SLICE
+        for number in range(1, len(late) + 1):
+            self._flush_one(late.popleft())
+            if not number % CHECKED_SENDS and now() >= end:
+                break
+
+    @staticmethod
+    def _flush_one(sender: FrameTransport) -> None:
+        try:
+            sender.flush_frames()
+        except Exception:
+            # A producer or an overflow callback failed: its own connection's loss only.
+            log.failure("flushing a connection failed")
+            sender.abortConnection()
 
     def _put_off_long(self, senders: list[FrameTransport]) -> None:
         """Go on with those of *senders* that have no long frame: they need not wait for the others."""
@@ -356,12 +391,7 @@ class Outbox:
     def _flush_long(self) -> None:
         long = self._long
         while long and self.flushed < MAX_FLUSHED:
-            sender = long.popleft()
-            try:
-                sender.flush_frames()
-            except Exception:
-                log.failure("flushing a connection failed")
-                sender.abortConnection()
+            self._flush_one(long.popleft())
 
     def _close(self) -> None:
         closing, self._closing = self._closing, []

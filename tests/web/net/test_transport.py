@@ -22,7 +22,7 @@ from broker.core.memory import Memory
 from broker.core.slices import slices_of
 from broker.web.net import transport as of_transports
 from broker.web.net.sockets import hand_over, peer_is_gone, unacknowledged_bytes, writer_for
-from broker.web.net.transport import FLUSH_BYTES, FrameTransport
+from broker.web.net.transport import CHECKED_SENDS, FLUSH_BYTES, FrameTransport
 from tests.support.logs import failures_of
 from tests.web.net.kernel import Machine, Peer, Socket
 
@@ -739,3 +739,39 @@ def test_half_a_close_is_told_once() -> None:
     transport.loseConnection()
     machine.iterate()
     assert len(peer.lost) == 1
+
+
+def test_very_many_are_flushed_in_slices_in_their_order_and_who_comes_meanwhile_does_not_wait() -> None:
+    machine = Machine()
+    times = iter(range(1000))
+    machine.outbox._slices.now = lambda: float(next(times))  # each look at the time takes longer than a slice
+    many = [machine.connect() for _ in range(4 * CHECKED_SENDS)]
+    for transport, _, _ in many:
+        transport.send_frame(b"a")
+    machine.outbox.flush()
+    flushed = [bool(sock.calls) for _, sock, _ in many]
+    assert flushed == [True] * 3 * CHECKED_SENDS + [False] * CHECKED_SENDS
+    other, other_sock, _ = machine.connect()
+    other.send_frame(b"b")
+    many[-1][0].send_frame(b"b")
+    machine.outbox.flush()
+    assert other_sock.calls == [b"b"]
+    machine.iterate()
+    assert [sock.calls for _, sock, _ in many[:-1]] == [[b"a"]] * (4 * CHECKED_SENDS - 1)
+    assert many[-1][1].calls == [b"ab"]
+    assert machine.reactor.getDelayedCalls() == []
+
+
+def test_who_is_late_and_closes_gets_all_before_the_end() -> None:
+    machine = Machine()
+    times = iter(range(1000))
+    machine.outbox._slices.now = lambda: float(next(times))
+    many = [machine.connect() for _ in range(4 * CHECKED_SENDS)]
+    for transport, _, _ in many:
+        transport.send_frame(b"a")
+        transport.loseConnection()
+    machine.iterate()
+    for transport in list(machine.reactor.writers):
+        reason = machine.reactor.writable(transport)
+        transport.connectionLost(Failure(reason))
+    assert all(sock.calls == [b"a"] and not transport.connected for transport, sock, _ in many)
