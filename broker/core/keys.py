@@ -184,7 +184,8 @@ class Keys:
         slices, now = self._slices, self._slices.now
         end = slices.deadline()
         while len(found) < limit:
-            entries = await self._store.range(SPACE, first, last, ENTRIES_PER_READ, BYTES_PER_READ)
+            count = ENTRIES_PER_READ if predicate else min(ENTRIES_PER_READ, limit - len(found))
+            entries = await self._store.range(SPACE, first, last, count, BYTES_PER_READ)
             for key, entry in entries:
                 if now() >= end:  # a predicate may be slow, and so may reading
                     end = await slices.checked(end)
@@ -193,7 +194,7 @@ class Keys:
                     size += len(key) + len(entry.value)
                     if len(found) == limit or (0 < max_bytes < size and len(found) > 1):
                         return found
-            if len(entries) < ENTRIES_PER_READ and _size_of(entries) < BYTES_PER_READ:
+            if len(entries) < count and _size_of(entries) < BYTES_PER_READ:
                 break
             first = entries[-1][0] + "\0"  # the next key there can be
         return found

@@ -191,6 +191,17 @@ def test_large_values_are_read_few_at_once(keys, broker, monkeypatch):
     assert sizes == [2, 2, 2, 0]
 
 
+def test_a_range_reads_no_more_than_it_was_asked_for(broker, keys, monkeypatch):
+    for number in range(2 * ENTRIES_PER_READ):
+        keys.set(f"k{number:04}", b"v")
+    asked, read = [], broker.store.range
+    monkeypatch.setattr(broker.store, "range", lambda *words: asked.append(words[3]) or read(*words))
+    assert len(found(keys, "k", "l", 2)) == 2
+    assert len(found(keys, "k", "l", ENTRIES_PER_READ + 3)) == ENTRIES_PER_READ + 3
+    assert len(found(keys, "k", "l", 2, predicate=lambda key: True)) == 2
+    assert asked == [2, ENTRIES_PER_READ, 3, ENTRIES_PER_READ]
+
+
 def test_a_range_ends_when_it_has_enough_but_not_before_the_second(keys):
     for name in "abcd":
         keys.set(name, b"12345")
