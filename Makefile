@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Without bytecode every worker and every daemon of the tests compiles all of the code anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test lint types tests quick soak bench docs links changes release release-check clean
+.PHONY: run test lint types tests quick soak sanitize bench docs links changes release release-check clean
 
 run: .venv/.run
 	@$(BIN)/twistd -n --pidfile= broker
@@ -29,10 +29,16 @@ quick: .venv/.test
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not processes"
 
 # The tests that kill brokers and Redis at random, look for leaks, or try examples, with all their rounds;
-# and the others with garbage collected all the time, which finds what works only until it is collected.
-soak: .venv/.test
+# and the others with garbage collected all the time, which finds what works only until it is collected,
+# and all without the accelerator, which has a run of its own with sanitizers.
+soak: .venv/.test sanitize
 	$(BIN)/python -m pytest -q -n $(JOBS) --soak -m soak
 	$(BIN)/python -m pytest -q -n $(JOBS) --collect-often -m "not processes"
+	TXBROKER_SPEEDUPS=off $(BIN)/python -m pytest -q -n $(JOBS)
+
+# The accelerator, built with AddressSanitizer and UndefinedBehaviorSanitizer, under its tests and those of frames.
+sanitize: .venv/.test
+	$(BIN)/python -m tests.speedups.sanitize
 
 # The report comes from all workers; see [tool.coverage] in pyproject.toml.
 tests: .venv/.test tests/interop/node_modules/.done
@@ -72,11 +78,11 @@ clean:
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
 
-.venv/.run: setup.cfg pyproject.toml | .venv/bin/pip
+.venv/.run: setup.cfg setup.py pyproject.toml broker/_speedups.c | .venv/bin/pip
 	$(BIN)/pip install -q -e .
 	@touch $@
 
-.venv/.test: setup.cfg pyproject.toml | .venv/bin/pip
+.venv/.test: setup.cfg setup.py pyproject.toml broker/_speedups.c | .venv/bin/pip
 	$(BIN)/pip install -q -e ".[test,lint]"
 	@touch $@ .venv/.run
 

@@ -1,8 +1,9 @@
-"""Puts the JavaScript client into the package that serves it; all else is in setup.cfg."""
+"""Puts the JavaScript client into the package that serves it, and builds the accelerator; all else is in setup.cfg."""
 
+import os
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
 SOURCE, TARGET = Path("clients", "js"), Path("protocols", "http")
@@ -24,4 +25,8 @@ class BuildWithClient(build_py):
         return [*super().get_outputs(include_bytecode), *(str(Path(self.build_lib, TARGET, name)) for name in FILES)]
 
 
-setup(cmdclass={"build_py": BuildWithClient})
+# Without a compiler, or with one that fails, the broker does without it.
+SPEEDUPS = Extension("broker._speedups", ["broker/_speedups.c"], optional=True)
+
+# The wheel of a release is for every machine and Python, so that it has none: see release/reproducible.py.
+setup(cmdclass={"build_py": BuildWithClient}, ext_modules=[] if os.environ.get("PURE_WHEEL") else [SPEEDUPS])

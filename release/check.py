@@ -61,7 +61,7 @@ def build(place: Path, umask: int, commit: str) -> list[Path]:
     date = run("git", "log", "-1", "--format=%ct", commit).strip()
     constraints = str(ROOT / "release" / "constraints.txt")
     for project in PROJECTS:
-        made = ("-m", "build", "--outdir", place / "dist", project)
+        made = ("-m", "build", "--config-setting=pure=yes", "--outdir", place / "dist", project)
         run(sys.executable, *made, cwd=run_in, umask=umask, SOURCE_DATE_EPOCH=date, PIP_CONSTRAINT=constraints)
     return sorted((place / "dist").iterdir())
 

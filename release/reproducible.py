@@ -3,6 +3,9 @@
 What an archive holds is decided by the files; in which order, of which day and mode, and of
 whose user, by nothing else.  The day is ``SOURCE_DATE_EPOCH``, as reproducible-builds.org has
 it, or else the first that a ZIP file can tell.
+
+What a compiler makes of the accelerator is not the same everywhere, and for one kind of machine only.  So the wheel of
+a release is built with the setting ``pure`` and has none; a wheel that pip builds of the sources has it.
 """
 
 from __future__ import annotations
@@ -37,7 +40,9 @@ def build_sdist(directory: str, settings: dict[str, Any] | None = None) -> str:
 
 
 def build_wheel(directory: str, settings: dict[str, Any] | None = None, metadata: str | None = None) -> str:
-    """Make the wheel in *directory* and return its name."""
+    """Make the wheel in *directory* and return its name; with the setting ``pure`` it has nothing compiled."""
+    if settings and settings.get("pure"):
+        os.environ["PURE_WHEEL"] = "1"  # for setup.py, which is run in this process
     name: str = build_meta.build_wheel(directory, settings, metadata)
     rewrite_zip(Path(directory, name), source_date())
     return name

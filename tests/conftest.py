@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -16,6 +17,7 @@ from coverage import Coverage
 from twisted.internet import reactor
 from twisted.logger import LogEvent
 
+import broker.speedups
 from broker.core.clocks import use_monotonic_time
 from tests.support.cluster import Cluster
 from tests.support.daemon import Daemon
@@ -46,6 +48,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("TXBROKER_SPEEDUPS") == "off":  # daemons have it from ``clean_environ``
+        broker.speedups.built = None
     use_monotonic_time(reactor)  # as the daemon does: whatever takes its seconds for a date is wrong
     hypothesis.settings.load_profile("soak" if config.getoption("--soak") else "txbroker")
     pytest_twisted.blockon_default = blockon

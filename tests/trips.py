@@ -43,6 +43,10 @@ class ProfiledDaemon(Daemon):
 
     runs = (sys.executable, "-m", "tests.support.profiled")
 
+    def __init__(self, directory: Path, **environ: str) -> None:
+        # The accelerator is not built everywhere, and what it does is Python code elsewhere.
+        super().__init__(directory, **{"TXBROKER_SPEEDUPS": "off", **environ})
+
     async def entered(self) -> Files:
         """Return what it has entered since it was last asked, once it has nothing more to do."""
         report = await self._report()

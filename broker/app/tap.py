@@ -63,6 +63,7 @@ from broker.observe.lag import ReactorLag
 from broker.observe.logs import LogLines
 from broker.observe.metrics import Metrics
 from broker.observe.stacks import StackWatch
+from broker.speedups import speedups
 from broker.web.http.parser import Limits
 from broker.web.http.timeouts import Times
 from broker.web.net.listening import Listener
@@ -239,6 +240,7 @@ def make_daemon(
         ValueError: two dialects claim the same path.
     """
     dialects, broker, certificates = _make_parts(reactor, settings, problems)
+    broker.about.facts["speedups"] = speedups(settings.speedups) is not None
     broker.about.facts["dialects"] = [dialect.name for dialect in dialects]
     site = make_site(reactor, settings, broker, dialects, Site if worker is None else worker.site_class)
     plugins = list(_plugins(reactor, site, broker, dialects))
@@ -400,6 +402,7 @@ def _link_options(settings: Settings) -> WebSocketOptions:
         ping_interval=settings.ping_seconds,
         pong_timeout=settings.pong_seconds,
         fast_path=settings.fast_path,
+        speedups=settings.speedups,
         compression=settings.compression,
     )
 

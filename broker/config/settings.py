@@ -457,6 +457,11 @@ class Settings:
     )
 
     fast_path: bool = option(FLAG, True, "Whether whole, uncompressed WebSocket frames are read by the fast path.")
+    speedups: str = option(
+        choice("auto", "off"),
+        "auto",
+        "``auto`` uses the compiled functions of the accelerator where it was built; ``off`` uses Python only.",
+    )
     compression: bool = option(FLAG, False, "Whether permessage-deflate is offered; it costs 64 KiB a connection.")
     log_level: str = option(
         choice("debug", "info", "warn", "error", "critical", trace="debug", warning="warn", fatal="critical"),

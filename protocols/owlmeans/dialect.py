@@ -9,6 +9,7 @@ from zope.interface import implementer
 
 from broker.interfaces import ILink, IPeer, IWebSocketDialect
 from protocols.owlmeans.auth import handshake, on_auth, parameters
+from protocols.owlmeans.codec import Codec, codec
 from protocols.owlmeans.reserved import METHODS
 from protocols.owlmeans.session import Session, make_tables
 
@@ -25,6 +26,7 @@ class OwlMeans:
     """Makes a session of each connection."""
 
     settings: Settings
+    codec: Codec
     name: str = "owlmeans"
     websocket_paths: tuple[str, ...] = ("/", "/owlmeans", "/v1/ws")
     subprotocols: tuple[str, ...] = ("owlmeans",)
@@ -38,9 +40,8 @@ class OwlMeans:
         query = parameters(link.handshake)
         wanted = (topic for topic in query.get("subscribe", "").split(",") if topic)
         topics = tuple(dict.fromkeys((*self.settings.owlmeans_default_subscriptions, *wanted)))
-        session = Session(
-            peer, link, self.settings, RATE_LIMITED_TABLES if self.settings.rate else TABLES, topics=topics
-        )
+        tables = RATE_LIMITED_TABLES if self.settings.rate else TABLES
+        session = Session(peer, link, self.settings, self.codec, tables, topics=topics)
         token = query.get("token") or link.handshake.headers.get("authorization", "")
         await handshake(session, token, query.get("client", ""))
         peer.bind(session, link=link)
@@ -49,4 +50,4 @@ class OwlMeans:
 
 def dialect(settings: Settings) -> OwlMeans:
     """Return this dialect for a daemon with *settings*."""
-    return OwlMeans(settings)
+    return OwlMeans(settings, codec(settings.speedups))

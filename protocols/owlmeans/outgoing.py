@@ -22,10 +22,11 @@ from broker.messages import CloseCode, Delivery, Event, Frame, Mail, Reply, Requ
 from broker.patterns import KEY_PREFIX, QUEUE
 from protocols.owlmeans import wire
 from protocols.owlmeans.backlog import Backlog
+from protocols.owlmeans.codec import Codec
 from protocols.owlmeans.mailbox import Mailbox
 from protocols.owlmeans.marshalled import marshal, retry_after
 from protocols.owlmeans.watches import Watches
-from protocols.owlmeans.wire import BROKER_JSON, CALL, RESPONSE, RESULT, Envelope, encode
+from protocols.owlmeans.wire import BROKER_JSON, RESPONSE, Envelope, encode
 
 if TYPE_CHECKING:
     from broker.config.settings import Settings
@@ -106,6 +107,7 @@ class Outgoing:
         peer: the way into the broker.
         link: the way out to the client.
         settings: of the daemon.
+        codec: writes calls and results.
         clock: for timers.
         wall: for the dates of messages.
         mailbox: delivers the messages of its mailbox, if it acknowledges these.
@@ -114,6 +116,7 @@ class Outgoing:
     peer: IPeer
     link: ILink
     settings: Settings
+    codec: Codec
     clock: IReactorTime = attrs.field(init=False)
     wall: IWallClock = attrs.field(init=False)
     _watches: Watches | None = attrs.field(default=None, init=False)
@@ -183,8 +186,9 @@ class Outgoing:
             return
         # 0 is without limit: what is less than a millisecond must not become that.
         timeout = int(request.timeout * 1000 + 0.5) or (1 if request.timeout else 0)
-        names = encode(request.id), encode(request.procedure)
-        self.link.send(CALL % (*names, request.body, timeout, encode(request.caller), self._client, dt))
+        self.link.send(
+            self.codec.call(request.id, request.procedure, request.body, timeout, request.caller, self._client, dt)
+        )
 
     def cancelled(self, id: str) -> None:
         """Tell the client that a call or a request which it has to answer was cancelled."""
@@ -193,14 +197,17 @@ class Outgoing:
     def reply(self, reply: Reply) -> None:
         """Send the end of a call, or one answer of a request."""
         dt = int((reply.time or self.wall.time()) * 1000 + 0.5)
-        sender, error = encode(reply.source), reply.error
+        error = reply.error
+        if error is None and not reply.streamed:
+            self.link.send(self.codec.result(reply.ref, reply.body, reply.source, dt))
+            return
         if error is None:
-            form, body = RESPONSE if reply.streamed else RESULT, reply.body
+            form, body = RESPONSE, reply.body
         else:
             form, body = wire.failure(
                 marshal(error, self.settings.owlmeans_pass_stacks), reply.streamed, retry_after(error)
             )
-        self.link.send(form % (encode(reply.ref), body, sender, dt))
+        self.link.send(form % (encode(reply.ref), body, encode(reply.source), dt))
 
     def event(self, event: Event, pattern: str) -> None:
         """Send *event* as it comes by one subscription, or by the watches of its key."""

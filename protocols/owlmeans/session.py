@@ -21,7 +21,7 @@ from protocols.owlmeans import wire
 from protocols.owlmeans.mailbox import asks_for_mailbox
 from protocols.owlmeans.marshalled import marshal, normalise, refused, retry_after
 from protocols.owlmeans.outgoing import Outgoing
-from protocols.owlmeans.wire import ABSENT, RESULT, Envelope, checked_payload, decode, encode
+from protocols.owlmeans.wire import ABSENT, RESULT, Envelope, checked_payload, encode
 
 log = Logger()
 
@@ -151,7 +151,7 @@ class Session(Outgoing):
             self._receive_slowly(data, binary)
             return
         try:
-            envelope = decode(data)
+            envelope = self.codec.read(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._receive_slowly(data, binary)
             return

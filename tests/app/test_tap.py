@@ -14,6 +14,7 @@ import pytest_twisted
 
 from broker import __version__
 from broker.config.settings import PROTOCOLS
+from broker.speedups import speedups
 from tests.support import http_client
 from tests.support.daemon import TWISTD, Daemon
 from tests.support.eventually import TIMEOUT, eventually
@@ -62,8 +63,15 @@ async def test_all_dialects_are_spoken_unless_told_otherwise(start_daemon):
     about = (await http_client.get(daemon.url + "/about")).json()
     assert about["dialects"] == list(PROTOCOLS)
     assert about["durability"] == "fsync"
+    assert about["speedups"] is (speedups() is not None)
     tried = [event["msg"].split()[1] for event in daemon.events() if event["msg"].startswith("try ")]
     assert tried == [f"{name}:" for name in PROTOCOLS]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_accelerator_can_be_switched_off(start_daemon):
+    daemon = await start_daemon(TXBROKER_SPEEDUPS="off")
+    assert (await http_client.get(daemon.url + "/about")).json()["speedups"] is False
 
 
 @pytest_twisted.ensureDeferred

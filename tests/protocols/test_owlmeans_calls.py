@@ -14,9 +14,9 @@ from tests.protocols.owlmeans_emulator import HOLD, Failed, Room
 VALUES = [0, 1.5, -1, True, False, "", "text ä 😀 \u2028", [], [1, [2]], {}, {"a": {"b": [None]}}, 2**60, "\x00"]
 
 
-@pytest.fixture
-def room():
-    return Room()
+@pytest.fixture(params=["auto", "off"])
+def room(request):
+    return Room(speedups=request.param)
 
 
 def held(room, member, method="slow"):

@@ -12,9 +12,9 @@ from protocols.owlmeans.wire import encode
 from tests.protocols.owlmeans_emulator import Failed, Room
 
 
-@pytest.fixture
-def room():
-    return Room()
+@pytest.fixture(params=["auto", "off"])
+def room(request):
+    return Room(speedups=request.param)
 
 
 def subscribed(room, member, *patterns, **options):

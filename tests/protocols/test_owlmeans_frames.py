@@ -16,9 +16,9 @@ from tests.protocols.owlmeans_emulator import HOLD, Emulator, Failed, Room, Viol
 MALFORMED = "SocketErrorMessageMalformed|||socket:message:malformed:{}|||"
 
 
-@pytest.fixture
-def room():
-    return Room()
+@pytest.fixture(params=["auto", "off"])
+def room(request):
+    return Room(speedups=request.param)
 
 
 def said(room, member, *texts):

@@ -7,9 +7,9 @@ import pytest
 from tests.protocols.owlmeans_emulator import Room
 
 
-@pytest.fixture
-def room():
-    return Room()
+@pytest.fixture(params=["auto", "off"])
+def room(request):
+    return Room(speedups=request.param)
 
 
 def taker(room, member, topic="*", *, answers=()):

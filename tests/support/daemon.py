@@ -26,7 +26,7 @@ TROUBLE = ("Traceback (most recent call last)", "Unhandled", '"level":"error"', 
 
 def clean_environ(directory: Path) -> dict[str, str]:
     """Return an environment in which nothing of the developer's own is set."""
-    wanted = ("PATH", "LANG", "LC_ALL", "PYTHONDONTWRITEBYTECODE")
+    wanted = ("PATH", "LANG", "LC_ALL", "PYTHONDONTWRITEBYTECODE", "TXBROKER_SPEEDUPS")
     kept = {name: os.environ[name] for name in wanted if name in os.environ}
     return {**kept, "HOME": str(directory), "PYTHONPATH": str(ROOT)}
 

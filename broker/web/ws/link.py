@@ -15,6 +15,7 @@ from broker.core.memory import Memory
 from broker.core.slices import slices_of
 from broker.interfaces import ILink, ISession
 from broker.messages import SHORT, TEXT_HEADERS, CloseCode, Frame, HttpRequest, wire_frame
+from broker.speedups import speedups
 from broker.web.net.link import QueuedLink
 from broker.web.net.sockets import hand_over
 from broker.web.ws.autobahn import CLOSED, CONNECTING, OPEN, autobahn_state
@@ -271,6 +272,7 @@ def link_class(
         heartbeat=Heartbeat(clock, options.ping_interval, options.pong_timeout),
         fast_path=fast_path,
         fast=fast_path,
+        read_frames=getattr(speedups(options.speedups), "read_frames", None),
         max_fast_bytes=min(MAX_FAST_BYTES, options.max_message_bytes),
     )
     return type(base.__name__, (base,), namespace)

@@ -6,6 +6,8 @@ from typing import Protocol
 
 import attrs
 
+from broker.speedups import AUTO
+
 
 class Traffic(Protocol):
     """What links count; ``broker.observe.metrics.Metrics`` provides it.
@@ -52,6 +54,7 @@ class WebSocketOptions:
         close_timeout: for the client's part of the closing handshake.
         finish_timeout: for what came before the end to be worked off; see ``ISession.closed``.
         fast_path: whether complete data frames are taken without Autobahn.
+        speedups: whether the accelerator does that, see ``broker.speedups``.
         compression: whether permessage-deflate is agreed to.
         server: value of the ``Server`` header; "" sends none.
     """
@@ -65,5 +68,6 @@ class WebSocketOptions:
     close_timeout: float = 1.0
     finish_timeout: float = 10.0
     fast_path: bool = True
+    speedups: str = AUTO
     compression: bool = False
     server: str = "txbroker"

@@ -5,6 +5,8 @@ of a chunk by :meth:`FrameReader._read_fast`.  Fragments, errors, compression an
 the closing handshake are Autobahn's own code, and with ``fast_path`` off everything
 is; both behave alike, which a test with random streams shows.  The one
 difference is when: text that is no UTF-8 is noticed here once its frame is whole.
+
+Where the accelerator was built, it finds the data frames: :meth:`FrameReader._read_compiled`.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ class FrameReader(AutobahnCore):
         fast_path: whether there is one.
         fast: whether frames take it now: nothing that was read waits.
         max_fast_bytes: the longest payload on the fast path, in bytes.
+        read_frames: the accelerator's; None: ``_read_fast`` is the fast path.
         memory: where the bytes of incomplete messages are counted.
     """
 
@@ -62,6 +65,7 @@ class FrameReader(AutobahnCore):
     fast_path: ClassVar[bool]
     fast: bool
     max_fast_bytes: ClassVar[int]
+    read_frames: ClassVar[Any]  # mypy takes a function of a class for a method
     slices: ClassVar[Slices]
     memory: ClassVar[Memory]
 
@@ -138,7 +142,8 @@ class FrameReader(AutobahnCore):
             and not self.inside_message
             and (len(data) <= SHORT or self.slices.allows(SHORT))
         ):
-            while self._read_fast(data):
+            read = self._read_fast if self.read_frames is None else self._read_compiled
+            while read(data):
                 if not self._read_slow(True):
                     kept = data
                     break
@@ -230,11 +235,51 @@ class FrameReader(AutobahnCore):
                 break
         else:
             slow = False
-        if position < end:
+        return self._keep(data, position, over) and slow
+
+    def _read_compiled(self, data: bytes) -> bool:
+        """Do what ``_read_fast`` does, with the accelerator."""
+        position, end, slow = 0, len(data), True
+        while True:
+            frames = self.read_frames(data, position, self.max_fast_bytes)
+            over = self._receive(frames, end)
+            position = frames.position
+            if over or self.state != OPEN or not self.receiving:
+                break
+            slow = frames.slow
+            if not slow:
+                break
+            stop = self._read_ping(data, position)
+            if not stop or stop > end:
+                slow = not stop
+                break
+            position, over = stop, self.slices.over()
+            if over:
+                break
+        return self._keep(data, position, over) and slow
+
+    def _receive(self, frames: Any, end: int) -> bool:
+        """Deliver *frames* of *end* bytes, as far as they are wanted now; say whether the slice is over."""
+        received, slices = self.session.received, self.slices
+        for payload, binary in frames:
+            try:
+                received(payload, binary)
+            except Exception:
+                self.session_failed()
+            if slices.now() >= slices.end and frames.position < end:
+                return True
+            if self.state != OPEN or not self.receiving:
+                break
+        return False
+
+    def _keep(self, data: bytes, position: int, over: bool) -> bool:
+        """Keep what *data* has from *position* on; say whether that can be read at once, as it can not if *over*."""
+        rest = position < len(data)
+        if rest:
             self.data = data[position:] if position else data
         if over:
             self._postpone()
-        return slow and not over and position < end
+        return rest and not over
 
     def _read_ping(self, data: bytes, position: int) -> int:
         """Answer the ping, or drop the pong, at *position* of *data*.

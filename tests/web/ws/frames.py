@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import attrs
+import pytest
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -164,6 +165,11 @@ class Bench:
         """Return the timers that are left once the heartbeat has looked around."""
         self.clock.advance(0.1)
         return list(self.clock.getDelayedCalls())
+
+
+# The three ways in which frames are read.
+WAYS: dict[str, dict[str, Any]] = {"compiled": {}, "fast": {"speedups": "off"}, "plain": {"fast_path": False}}
+each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
 def handshake(**headers: str) -> HttpRequest:

@@ -31,11 +31,13 @@ from tests.web.ws.frames import (
     PING,
     PONG,
     TEXT,
+    WAYS,
     Bench,
     Session,
     Wire,
     client_frame,
     closing,
+    each_way,
     handshake,
     open_link,
     refuse,
@@ -82,9 +84,9 @@ class Arrival:
         return list(self.clock.getDelayedCalls())
 
 
-def slow_link(fast_path: bool) -> Bench:
+def slow_link(way: Any) -> Bench:
     """Return a link whose session takes a whole slice for each message."""
-    bench = open_link(fast_path=fast_path)
+    bench = open_link(**way)
 
     def work() -> None:
         bench.clock.rightNow += SLICE
@@ -554,10 +556,10 @@ class TestLink:
         assert other.sent == [(TEXT, b"on")]
         assert [event for event in logged if "ValueError" in str(event.get("log_failure"))]
 
-    @pytest.mark.parametrize("fast_path", [True, False])
+    @each_way
     @pytest.mark.parametrize("ending", ["resumed", "lost", "closed by the client"])
-    def test_a_link_that_does_not_receive_keeps_what_was_read(self, fast_path: bool, ending: str) -> None:
-        bench = open_link(fast_path=fast_path)
+    def test_a_link_that_does_not_receive_keeps_what_was_read(self, way: Any, ending: str) -> None:
+        bench = open_link(**way)
         last = closing(1000) if ending == "closed by the client" else b""
         bench.wire.feed(text("wait") + text("2"))
         bench.wire.feed(text("3") + last)
@@ -571,21 +573,19 @@ class TestLink:
         assert bench.session.messages == [(b"wait", False), (b"2", False), (b"3", False)]
         assert ending != "resumed" or bench.wire.producerState == "producing"
 
-    @pytest.mark.parametrize("fast_path", [True, False])
-    def test_frames_that_take_long_let_others_have_their_turn(self, fast_path: bool) -> None:
-        bench = slow_link(fast_path)
+    @each_way
+    def test_frames_that_take_long_let_others_have_their_turn(self, way: Any) -> None:
+        bench = slow_link(way)
         feed_in_slice(bench, text("1") + text("2") + client_frame(TEXT, b"3", fin=False) + client_frame(0, b"3"))
         assert arrived(bench) == [b"1"]
         bench.clock.advance(0)
         assert arrived(bench) == [b"1", b"2", b"33"]
         assert slices_of(bench.clock).pauses == 2
 
-    @pytest.mark.parametrize("fast_path", [True, False])
+    @each_way
     @pytest.mark.parametrize("size", [10, MAX_READING])
-    def test_no_more_is_read_of_who_sends_more_than_a_little_while_its_frames_wait(
-        self, fast_path: bool, size: int
-    ) -> None:
-        bench = slow_link(fast_path)
+    def test_no_more_is_read_of_who_sends_more_than_a_little_while_its_frames_wait(self, way: Any, size: int) -> None:
+        bench = slow_link(way)
         second = text("2" * size)
         feed_in_slice(bench, text("1") + second)
         assert bench.wire.producerState == ("paused" if size == MAX_READING else "producing")
@@ -596,9 +596,9 @@ class TestLink:
         assert arrived(bench) == [b"1", b"2" * size, b"3"]
         assert bench.wire.producerState == "producing"
 
-    @pytest.mark.parametrize("fast_path", [True, False])
-    def test_a_long_message_waits_for_a_slice_of_its_own_and_keeps_its_place(self, fast_path: bool) -> None:
-        bench = slow_link(fast_path)
+    @each_way
+    def test_a_long_message_waits_for_a_slice_of_its_own_and_keeps_its_place(self, way: Any) -> None:
+        bench = slow_link(way)
         long = b"1" * (int(SLICE / BYTE) + 1)
         feed_in_slice(bench, client_frame(TEXT, long) + text("2"))
         assert arrived(bench) == []
@@ -608,19 +608,17 @@ class TestLink:
         assert bench.wire.producerState == "producing"
 
     def test_a_long_message_that_waits_is_handled_though_its_connection_has_ended(self) -> None:
-        bench = slow_link(True)
+        bench = slow_link({})
         long = b"1" * (int(SLICE / BYTE) + 1)
         feed_in_slice(bench, client_frame(TEXT, long))
         bench.wire.lose()
         bench.clock.pump([0, 0])
         assert arrived(bench) == [long]
 
-    @pytest.mark.parametrize("fast_path", [True, False])
+    @each_way
     @pytest.mark.parametrize("lost", [False, True])
-    def test_a_long_message_waits_for_the_end_of_a_backlog_and_counts_meanwhile(
-        self, fast_path: bool, lost: bool
-    ) -> None:
-        bench = open_link(fast_path=fast_path)
+    def test_a_long_message_waits_for_the_end_of_a_backlog_and_counts_meanwhile(self, way: Any, lost: bool) -> None:
+        bench = open_link(**way)
         slices = slices_of(bench.clock)
         bench.wire.feed(text("1"))
         slices.begin_backlog("a")
@@ -649,9 +647,9 @@ class TestLink:
         bench.clock.advance(0)
         assert arrived(bench) == [b"a" * 600]
 
-    @pytest.mark.parametrize("fast_path", [True, False])
-    def test_a_session_may_pause_while_its_frames_wait(self, fast_path: bool) -> None:
-        bench = slow_link(fast_path)
+    @each_way
+    def test_a_session_may_pause_while_its_frames_wait(self, way: Any) -> None:
+        bench = slow_link(way)
         feed_in_slice(bench, text("1") + text("2"))
         bench.link.pause_receiving()
         bench.clock.advance(0)
@@ -660,9 +658,9 @@ class TestLink:
         bench.clock.advance(0)
         assert arrived(bench) == [b"1", b"2"]
 
-    @pytest.mark.parametrize("fast_path", [True, False])
-    def test_frames_that_wait_when_the_connection_ends_are_done_before_its_end(self, fast_path: bool) -> None:
-        bench = slow_link(fast_path)
+    @each_way
+    def test_frames_that_wait_when_the_connection_ends_are_done_before_its_end(self, way: Any) -> None:
+        bench = slow_link(way)
         feed_in_slice(bench, text("1") + text("2") + text("3"))
         bench.wire.lose()
         assert (arrived(bench), bench.ended, bench.link.open) == ([b"1"], [], False)
@@ -671,16 +669,17 @@ class TestLink:
         assert [code for code, _ in bench.ended] == [1006]
         assert slices_of(bench.clock).pauses >= 2
 
-    @pytest.mark.parametrize("fast_path", [True, False])
-    def test_frames_that_wait_are_dropped_with_the_connection(self, fast_path: bool) -> None:
-        bench = slow_link(fast_path)
+    @each_way
+    def test_frames_that_wait_are_dropped_with_the_connection(self, way: Any) -> None:
+        bench = slow_link(way)
         feed_in_slice(bench, text("1") + text("2"))
         bench.link.abort()
         bench.clock.advance(0)
         assert arrived(bench) == [b"1"]
 
-    def test_pings_let_others_have_their_turn(self) -> None:
-        bench = slow_link(True)
+    @pytest.mark.parametrize("way", [WAYS["compiled"], WAYS["fast"]])
+    def test_pings_let_others_have_their_turn(self, way: Any) -> None:
+        bench = slow_link(way)
         slices_of(bench.clock).begin()
         bench.clock.rightNow += SLICE
         bench.wire.feed(client_frame(PING, b"1") + client_frame(PING, b"2"))

@@ -1,4 +1,4 @@
-"""The fast path and Autobahn's own code do the same, whatever comes and however it is cut."""
+"""The fast path, compiled and not, and Autobahn's own code do the same, whatever comes and however it is cut."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.web.ws.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, client_frame, open_link
+from tests.web.ws.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, WAYS, client_frame, open_link
 
 WORDS = (
     b"echo a",
@@ -86,21 +86,21 @@ def outcome(stream: bytes, cuts: list[int], **options: Any) -> dict[str, Any]:
 
 
 @given(stream=streams, cuts=st.lists(st.integers(0, 1 << 20), max_size=12), limit=st.sampled_from((100, 130, 1 << 20)))
-def test_both_ways_do_the_same(stream: bytes, cuts: list[int], limit: int) -> None:
-    fast = outcome(stream, cuts, max_message_bytes=limit, fast_path=True)
-    plain = outcome(stream, cuts, max_message_bytes=limit, fast_path=False)
-    assert fast == plain
+def test_all_ways_do_the_same(stream: bytes, cuts: list[int], limit: int) -> None:
+    compiled, fast, plain = (outcome(stream, cuts, max_message_bytes=limit, **way) for way in WAYS.values())
+    assert compiled == fast == plain
 
 
 @given(stream=streams, cuts=st.lists(st.integers(0, 1 << 20), max_size=12))
 def test_how_a_stream_is_cut_makes_no_difference(stream: bytes, cuts: list[int]) -> None:
-    assert outcome(stream, cuts, fast_path=True) == outcome(stream, [], fast_path=True)
+    assert outcome(stream, cuts) == outcome(stream, [])
 
 
 @given(data=st.binary(max_size=400), cuts=st.lists(st.integers(0, 1 << 20), max_size=12))
-def test_noise_does_the_same_both_ways(data: bytes, cuts: list[int]) -> None:
+def test_noise_does_the_same_all_ways(data: bytes, cuts: list[int]) -> None:
     # The zeros complete whatever has begun: bad UTF-8 is noticed at the end of a frame the short
     # way, and in the middle of it the other.
     stream = data + bytes(65536 + 14)
     cuts = [cut % (len(data) + 1) for cut in cuts]
-    assert outcome(stream, cuts, fast_path=True) == outcome(stream, cuts, fast_path=False)
+    compiled, fast, plain = (outcome(stream, cuts, **way) for way in WAYS.values())
+    assert compiled == fast == plain

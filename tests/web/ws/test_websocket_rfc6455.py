@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import attrs
 import pytest
@@ -16,6 +17,7 @@ from tests.web.ws.frames import (
     TEXT,
     client_frame,
     closing,
+    each_way,
     open_link,
     text,
 )
@@ -123,11 +125,11 @@ CASES = {
 
 
 @pytest.mark.parametrize("step", [0, 1, 7], ids=["whole", "bytewise", "in sevens"])
-@pytest.mark.parametrize("fast_path", [True, False], ids=["fast", "plain"])
+@each_way
 @pytest.mark.parametrize("name", CASES)
-def test_a_stream_is_answered_as_the_rfc_says(name: str, fast_path: bool, step: int) -> None:
+def test_a_stream_is_answered_as_the_rfc_says(name: str, way: Any, step: int) -> None:
     case = CASES[name]
-    bench = open_link(fast_path=fast_path, max_message_bytes=case.limit)
+    bench = open_link(**way, max_message_bytes=case.limit)
     bench.wire.feed(case.stream, step)
     sent = bench.sent
     if case.code is not None:
@@ -143,13 +145,13 @@ def test_a_stream_is_answered_as_the_rfc_says(name: str, fast_path: bool, step: 
 
 
 @pytest.mark.parametrize("step", [0, 1], ids=["whole", "bytewise"])
-@pytest.mark.parametrize("fast_path", [True, False], ids=["fast", "plain"])
+@each_way
 class TestClosing:
     @pytest.mark.parametrize(
         "code", [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 3000, 3999, 4000, 4999]
     )
-    def test_a_close_is_echoed_and_the_connection_ends(self, fast_path: bool, step: int, code: int) -> None:
-        bench = open_link(fast_path=fast_path)
+    def test_a_close_is_echoed_and_the_connection_ends(self, way: Any, step: int, code: int) -> None:
+        bench = open_link(**way)
         bench.wire.feed(closing(code, "tschüß".encode()) + text("too late"), step)
         assert bench.sent == [(CLOSE, struct.pack("!H", code) + "tschüß".encode())]
         assert bench.wire.disconnecting
@@ -159,31 +161,31 @@ class TestClosing:
         assert bench.ended == [(code, "tschüß")]
         assert bench.timers() == []
 
-    def test_a_close_without_a_code_is_echoed_without_one(self, fast_path: bool, step: int) -> None:
-        bench = open_link(fast_path=fast_path)
+    def test_a_close_without_a_code_is_echoed_without_one(self, way: Any, step: int) -> None:
+        bench = open_link(**way)
         bench.wire.feed(closing(), step)
         assert bench.sent == [(CLOSE, b"")]
         bench.wire.lose()
         assert bench.ended == [(1005, "")]
 
     @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65535])
-    def test_a_code_that_must_not_be_sent_is_a_protocol_error(self, fast_path: bool, step: int, code: int) -> None:
-        bench = open_link(fast_path=fast_path)
+    def test_a_code_that_must_not_be_sent_is_a_protocol_error(self, way: Any, step: int, code: int) -> None:
+        bench = open_link(**way)
         bench.wire.feed(closing(code), step)
         assert [(opcode, payload[:2]) for opcode, payload in bench.sent] == [(CLOSE, b"\x03\xea")]
 
-    def test_a_close_of_one_byte_is_a_protocol_error(self, fast_path: bool, step: int) -> None:
-        bench = open_link(fast_path=fast_path)
+    def test_a_close_of_one_byte_is_a_protocol_error(self, way: Any, step: int) -> None:
+        bench = open_link(**way)
         bench.wire.feed(client_frame(CLOSE, b"\x03"), step)
         assert [(opcode, payload[:2]) for opcode, payload in bench.sent] == [(CLOSE, b"\x03\xea")]
 
-    def test_a_reason_that_is_no_utf8_is_bad_payload(self, fast_path: bool, step: int) -> None:
-        bench = open_link(fast_path=fast_path)
+    def test_a_reason_that_is_no_utf8_is_bad_payload(self, way: Any, step: int) -> None:
+        bench = open_link(**way)
         bench.wire.feed(closing(1000, b"\xff"), step)
         assert [(opcode, payload[:2]) for opcode, payload in bench.sent] == [(CLOSE, b"\x03\xef")]
 
-    def test_the_answer_to_our_close_ends_the_connection(self, fast_path: bool, step: int) -> None:
-        bench = open_link(fast_path=fast_path)
+    def test_the_answer_to_our_close_ends_the_connection(self, way: Any, step: int) -> None:
+        bench = open_link(**way)
         bench.link.close(4000, "enough")
         assert bench.sent == [(CLOSE, b"\x0f\xa0enough")]
         bench.wire.feed(text("on its way") + closing(4000), step)
@@ -192,14 +194,14 @@ class TestClosing:
         assert bench.session.log == ["opened", ("closed", 4000, "enough")]
         assert bench.timers() == []
 
-    def test_a_client_that_answers_a_failure_is_let_go(self, fast_path: bool, step: int) -> None:
-        bench = open_link(fast_path=fast_path)
+    def test_a_client_that_answers_a_failure_is_let_go(self, way: Any, step: int) -> None:
+        bench = open_link(**way)
         bench.wire.feed(client_frame(TEXT, b"\xff") + client_frame(3) + closing(1007), step)
         assert bench.wire.disconnecting
         assert [opcode for opcode, _ in bench.sent] == [CLOSE]
 
-    def test_a_client_that_goes_on_after_a_failure_is_cut_off(self, fast_path: bool, step: int) -> None:
-        bench = open_link(fast_path=fast_path)
+    def test_a_client_that_goes_on_after_a_failure_is_cut_off(self, way: Any, step: int) -> None:
+        bench = open_link(**way)
         bench.wire.feed(client_frame(TEXT, b"\xff") + text("?") * 100, step)
         assert not bench.wire.aborted
         bench.wire.feed(text("?"), step)
@@ -207,9 +209,9 @@ class TestClosing:
         bench.wire.lose()
         assert bench.ended[0][0] == 1007
 
-    def test_a_session_may_close_drop_or_fail_in_the_middle_of_a_chunk(self, fast_path: bool, step: int) -> None:
+    def test_a_session_may_close_drop_or_fail_in_the_middle_of_a_chunk(self, way: Any, step: int) -> None:
         for word, code, aborted in ((b"bye", 4001, False), (b"drop", 1006, True), (b"fail", 1011, False)):
-            bench = open_link(fast_path=fast_path)
+            bench = open_link(**way)
             bench.wire.feed(text("echo a") + client_frame(BINARY, word) + text("echo b"), step)
             assert bench.session.messages == [(b"echo a", False), (word, True)]
             assert bench.sent[0] == (TEXT, b"a")
