@@ -119,7 +119,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 def test_it_is_built_where_there_is_a_compiler() -> None:
     if compiler() is None or SWITCHED_OFF:
         pytest.skip("there is no compiler, or this run is without the accelerator")
-    assert broker.speedups.speedups() is not None
+    assert broker.speedups.speedups() is not None, "run `make .venv/.test`, which builds it"
 
 
 @built
