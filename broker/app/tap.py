@@ -240,8 +240,6 @@ def make_daemon(
         ValueError: two dialects claim the same path.
     """
     dialects, broker, certificates = _make_parts(reactor, settings, problems)
-    broker.about.facts["speedups"] = speedups(settings.speedups) is not None
-    broker.about.facts["dialects"] = [dialect.name for dialect in dialects]
     site = make_site(reactor, settings, broker, dialects, Site if worker is None else worker.site_class)
     plugins = list(_plugins(reactor, site, broker, dialects))
     outbox = Outbox(reactor, broker.memory.send_queue)
@@ -294,7 +292,10 @@ def _make_parts(
     core = attempts.make("STORE", lambda: make_core(reactor, settings, attempts.problems))
     certificates = attempts.make("TLS_CERTIFICATE_FILE", lambda: make_certificates(settings))
     attempts.finish()
-    return cast(list[Any], dialects), cast(Broker, core), certificates
+    broker, dialects = cast(Broker, core), cast(list[Any], dialects)
+    names, compiled = [dialect.name for dialect in dialects], speedups(settings.speedups) is not None
+    broker.about.facts.update(dialects=names, speedups=compiled)
+    return dialects, broker, certificates
 
 
 def _announce(

@@ -8,6 +8,7 @@ import random
 import socket
 from base64 import b64encode
 from hashlib import md5
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -518,6 +519,8 @@ def test_path_escapes_are_decoded_once():
 
 class Away:
     """Stands for a store that is not there."""
+
+    wall, epoch, shared = SimpleNamespace(time=lambda: 0.0), "epoch", False
 
     def __getattr__(self, name):
         def refuse(*args, **kwargs):
