@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Without bytecode every worker and every daemon of the tests compiles all of the code anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test lint types tests quick soak sanitize bench docs links changes release release-check clean
+.PHONY: run test lint types tests quick soak sanitize bench bench-scale docs links changes release release-check clean
 
 run: .venv/.run
 	@$(BIN)/twistd -n --pidfile= broker
@@ -49,6 +49,10 @@ tests: .venv/.test tests/interop/node_modules/.done
 
 bench: .venv/.test
 	$(BIN)/python -m benchmarks
+
+# How the cost of an operation grows with what there is of connections, topics, events, keys and cursors.
+bench-scale: .venv/.test
+	$(BIN)/python -m benchmarks.scale $(SCALE)
 
 docs: .venv/.docs
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html

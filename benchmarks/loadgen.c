@@ -15,7 +15,15 @@
  *   jobs    N connections that add jobs to one work queue and do those they
  *           get, W of each connection at a time: added, delivered, done
  *   poll    N long polls wait on one channel, a POST every I milliseconds
+ *   calls   N connections that make the calls in the file of -f, a line each
+ *           without its type and id, again and again; before, all in the file
+ *           of -F once, line i by connection i % N, W at a time; without -f it only
+ *           says "prepared" then, and reads what comes
  *   idle    N connections that say nothing: memory and CPU to connect
+ * With -b B so many connect at a time, else one after the other.
+ * With -r R the calls, or the publications of a fan-out, begin at R a second,
+ * whether others are answered or not, and each latency counts from when it was
+ * due: who waits for answers does not see how long others would have waited.
  * Kinds (what is spoken): owlmeans, sio, micro, nats and limit over WebSocket;
  * mqtt over TCP; ganomede, nchan, and server-sent events, sse and nchansse, over
  * HTTP.  micro is MicroStream's request and response on Socket.IO, limit what
@@ -35,6 +43,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -64,8 +73,11 @@ struct kind {
     void (*answer)(struct conn *, char *head, char *body, size_t size);
 };
 
-static struct { const char *mode, *path; int port, peer, conns, window, size, interval; double seconds, warm; } opt =
-    {"relay", "/", 0, 0, 32, 1, 120, 100, 3, 1};
+static struct { const char *mode, *path; int port, peer, conns, window, size, interval, backlog; double seconds, warm, rate; } opt =
+    {"relay", "/", 0, 0, 32, 1, 120, 100, 1, 3, 1, 0};
+static struct script { char **lines; size_t count, at; } first, script;
+static int preparing, timer = -1;
+static uint64_t pace, due, longest;     /* ns between two; when what begins now should have begun; the worst latency */
 static const struct kind *kind;
 static struct conn *conns;
 static int nconns, nreceivers, loop, pids[PIDS], npids, measuring;
@@ -94,6 +106,7 @@ static long servers_rss(void) {
 
 /* Latencies: 1 us steps below 1 ms, then 128 steps an octave. */
 static void observe(uint64_t ns) {
+    if (ns > longest) longest = ns;
     uint64_t us = ns / 1000; int slot = us;
     if (us >= 1024) { int e = 63 - __builtin_clzll(us); slot = 1024 + (e - 10) * 128 + ((us >> (e - 7)) & 127); }
     histogram[slot < 8192 ? slot : 8191]++;
@@ -151,16 +164,19 @@ static size_t fill(char *out, int head, const char *tail) {
     strcpy(out + head + pad, tail);
     return head + pad + strlen(tail);
 }
-static void sent(struct conn *c) { c->sent_at[c->sent++ % FLIGHT] = now(); }
+static uint64_t begun(void) { return due ? due : now(); }
+static void sent(struct conn *c) { c->sent_at[c->sent++ % FLIGHT] = begun(); }
 static void answered(struct conn *c) {
     if (measuring) { measured++; observe(now() - c->sent_at[c->answered % FLIGHT]); }
     c->answered++;
 }
+static void call_again(struct conn *c) { if (!opt.rate) kind->call(c); }
 static void heard(void) {  /* one delivery of a fan-out */
     if (measuring) measured++;
     if (++delivered % nreceivers) return;
     if (measuring) observe(now() - published_at[complete % (1 << 16)]);
     complete++;
+    if (opt.rate) return;
     kind->publish(&conns[nconns - 1]);
     flush(&conns[nconns - 1]);
 }
@@ -208,9 +224,26 @@ static void owl_worked(struct conn *c, char *p, size_t n) {
     } else if (member(p, n, "\"type\":\"result\",\"id\":\"d\"")) { answered(c); owl_job(c); }
     else if (!member(p, n, "\"duplicate\":false")) complain("not stored or not done", p, n);
 }
+/* The next line of the script; of what is done once before, the next of this connection. */
+static void owl_line(struct conn *c) {
+    static char m[MEGABYTE];
+    size_t at = preparing ? c->sent * nconns + c->index : script.at++ % script.count;
+    if (preparing && at >= first.count) return;
+    int n = snprintf(m, sizeof m, "{\"type\":\"call\",\"id\":\"c%d-%lu\",%s}", c->index, c->sent, (preparing ? &first : &script)->lines[at]);
+    sent(c);
+    frame(c, 1, m, n);
+}
+/* Answers come in another order than calls where these wait for the store: with -r, any answer counts as the oldest's. */
+static void owl_line_answered(struct conn *c, char *p, size_t n) {
+    if (n < 16 || (memcmp(p, "{\"type\":\"result\"", 16) && memcmp(p, "{\"type\":\"error\"", 15))) return;
+    if (p[9] != 'r') complain("refused", p, n);
+    answered(c);
+    if (preparing) owl_line(c); else call_again(c);
+}
 static void owl_call(struct conn *c) {
     static char m[MEGABYTE];
     if (opt.mode[0] == 'j') { owl_job(c); return; }
+    if (opt.mode[0] == 'c') { owl_line(c); return; }
     if (opt.mode[0] == 'a') {
         int k = sprintf(m, "{\"type\":\"call\",\"id\":\"c%d-%lu\",\"method\":\"broker.publish\",\"payload\":[\"bench-%d\",[\"", c->index, c->sent, c->index % 100);
         sent(c);
@@ -223,15 +256,16 @@ static void owl_call(struct conn *c) {
 }
 static void owl_publish(struct conn *c) {
     static char m[MEGABYTE];
-    published_at[published++ % (1 << 16)] = now();
+    published_at[published++ % (1 << 16)] = begun();
     frame(c, 1, m, fill(m, sprintf(m, "{\"type\":\"event\",\"event\":\"news\",\"payload\":[\""), "\"]}"));
 }
 static void owl_frame(struct conn *c, char *p, size_t n) {
     if (!c->ready) { if (!member(p, n, "\"type\":\"result\"")) complain("refused", p, n); c->ready = 1; return; }
     if (opt.mode[0] == 'j') { owl_worked(c, p, n); return; }
+    if (opt.mode[0] == 'c') { owl_line_answered(c, p, n); return; }
     if (c->role == CALLER) {
         if (opt.mode[0] == 'a' && !member(p, n, "\"duplicate\":false")) complain("not stored", p, n);
-        check_id(c, p, n); answered(c); owl_call(c);
+        check_id(c, p, n); answered(c); call_again(c);
         return;
     }
     if (c->role == SUBSCRIBER) { heard(); return; }
@@ -252,7 +286,7 @@ static void sio_call(struct conn *c) {
 }
 static void sio_publish(struct conn *c) {
     static char m[MEGABYTE];
-    published_at[published++ % (1 << 16)] = now();
+    published_at[published++ % (1 << 16)] = begun();
     frame(c, 1, m, fill(m, sprintf(m, "42[\"publish\",{\"event\":\"news\",\"payload\":[\""), "\"]}]"));
 }
 static void sio_frame(struct conn *c, char *p, size_t n) {
@@ -265,7 +299,7 @@ static void sio_frame(struct conn *c, char *p, size_t n) {
         return;
     }
     if (!c->ready) { c->ready = 1; return; }
-    if (c->role == CALLER) { check_id(c, p, n); answered(c); sio_call(c); return; }
+    if (c->role == CALLER) { check_id(c, p, n); answered(c); call_again(c); return; }
     if (c->role == SUBSCRIBER) { heard(); return; }
     if (c->role != SERVICE) return;
     static char m[MEGABYTE];
@@ -285,7 +319,7 @@ static void micro_frame(struct conn *c, char *p, size_t n) {
     if (n && p[0] == '0') { say(c, "40"); return; }
     if (n == 1 && p[0] == '2') { say(c, "3"); return; }
     if (n > 1 && p[0] == '4' && p[1] == '0') { c->ready = 1; return; }
-    if (c->role == CALLER) { check_id(c, p, n); answered(c); micro_call(c); return; }
+    if (c->role == CALLER) { check_id(c, p, n); answered(c); call_again(c); return; }
     static char m[MEGABYTE];
     char *id = member(p, n, "\"id\":\""), *data = member(p, n, "\"data\":");
     if (!id || !data) { complain("no request", p, n); return; }
@@ -338,7 +372,7 @@ static void nats_call(struct conn *c) {
 static void nats_publish(struct conn *c) {
     static char m[MEGABYTE], body[MEGABYTE];
     size_t size = fill(body, sprintf(body, "{\"payload\":[\""), "\"]}");
-    published_at[published++ % (1 << 16)] = now();
+    published_at[published++ % (1 << 16)] = begun();
     int n = sprintf(m, "PUB news %zu\r\n", size);
     memcpy(m + n, body, size);
     memcpy(m + n + size, "\r\n", 2);
@@ -351,8 +385,8 @@ static void nats_message(struct conn *c, char *line, char *body, size_t size) {
         snprintf(want, sizeof want, "_INBOX.c%d.%lu ", c->index, c->answered);
         if (!c->ready) { if (memmem(body, size, "\"error\"", 7)) complain("no stream", body, size); c->ready = 1; return; }
         if (!strstr(line, want) || !memmem(body, size, "\"seq\"", 5)) complain("not stored", body, size);
-        answered(c); nats_call(c);
-    } else if (c->role == CALLER) { check_id(c, body, size); answered(c); nats_call(c); }
+        answered(c); call_again(c);
+    } else if (c->role == CALLER) { check_id(c, body, size); answered(c); call_again(c); }
     else if (c->role == SUBSCRIBER) heard();
     else if (c->role == SERVICE) {
         static char m[MEGABYTE]; char reply[64];
@@ -415,12 +449,12 @@ static void limit_call(struct conn *c) {
 }
 static void limit_publish(struct conn *c) {
     static char m[MEGABYTE];
-    published_at[published++ % (1 << 16)] = now();
+    published_at[published++ % (1 << 16)] = begun();
     frame(c, 2, m, fill(m, sprintf(m, EVERYBODY "\""), "\""));
 }
 static void limit_frame(struct conn *c, char *p, size_t n) {
     if (!c->ready) { c->ready = 1; return; }
-    if (c->role == CALLER) { check_id(c, p, n); answered(c); limit_call(c); }
+    if (c->role == CALLER) { check_id(c, p, n); answered(c); call_again(c); }
     else if (c->role == SUBSCRIBER) heard();
     else if (c->role == SERVICE) frame(c, 2, p, n); /* back to whom it came from */
 }
@@ -444,7 +478,7 @@ static void mqtt_open(struct conn *c) {
 }
 static void mqtt_publish(struct conn *c) {
     static char m[MEGABYTE];
-    published_at[published++ % (1 << 16)] = now();
+    published_at[published++ % (1 << 16)] = begun();
     size_t n = mqtt_text(m, "news");
     mqtt_packet(c, 0x30, m, n + fill(m + n, sprintf(m + n, "[\""), "\"]"));
 }
@@ -484,7 +518,7 @@ static void gano_post(struct conn *c, const char *channel) {
     post(c, "/events/v1/events", "application/json", m, fill(m, n, "\"}}"));
 }
 static void gano_call(struct conn *c) { char channel[32]; sprintf(channel, "bench-%d", c->index % 100); sent(c); gano_post(c, channel); }
-static void gano_publish(struct conn *c) { published_at[published++ % (1 << 16)] = now(); gano_post(c, "news"); }
+static void gano_publish(struct conn *c) { published_at[published++ % (1 << 16)] = begun(); gano_post(c, "news"); }
 static void gano_poll(struct conn *c) {
     char m[512];
     append(&c->out, m, sprintf(m, "GET /events/v1/events?channel=news&after=%ld&clientId=cl-%d&secret=1234 HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: application/json\r\n\r\n", c->after, c->index, opt.port));
@@ -495,7 +529,7 @@ static void polled(int events) {
 }
 static void gano_answer(struct conn *c, char *head, char *body, size_t size) {
     if (strncmp(head + 9, "200", 3)) complain("status", head, 200);
-    if (c->role == CALLER) { answered(c); gano_call(c); return; }
+    if (c->role == CALLER) { answered(c); call_again(c); return; }
     if (c->role == PUBLISHER) return;
     char *id = 0;
     for (char *p = body; (p = member(p, body + size - p, "\"id\":")); ) id = p;
@@ -508,7 +542,7 @@ static void gano_open(struct conn *c) { c->ready = 1; }
 /* nchan: long polls of nginx, memory only; ETag and Last-Modified are the cursor */
 static void nchan_publish(struct conn *c) {
     static char m[MEGABYTE];
-    published_at[published++ % (1 << 16)] = now();
+    published_at[published++ % (1 << 16)] = begun();
     post(c, "/pub/news", "application/json", m, fill(m, sprintf(m, "{\"a\":\""), "\"}"));
 }
 static void nchan_poll(struct conn *c) {
@@ -549,7 +583,7 @@ static void sse_stream(struct conn *c, char *data, size_t size) {
 }
 static void sse_publish(struct conn *c) {
     static char m[MEGABYTE];
-    published_at[published++ % (1 << 16)] = now();
+    published_at[published++ % (1 << 16)] = begun();
     post(c, "/v1/topics/news", "application/json", m, fill(m, sprintf(m, "{\"a\":\""), "\"}"));
 }
 static void sse_answer(struct conn *c, char *head, char *body, size_t size) {
@@ -622,11 +656,24 @@ static void readable(struct conn *c) {
     read_frames(c);
     flush(c);
 }
+/* What is due by now, each on the connection that comes next. */
+static void begin_due(void) {
+    static uint64_t number;
+    uint64_t times;
+    if (read(timer, &times, sizeof times) != sizeof times) return;
+    for (; times; times--, due += pace) {
+        struct conn *c = opt.mode[0] == 'f' ? &conns[nconns - 1] : &conns[number++ % opt.conns];
+        if (c->role == CALLER && c->sent - c->answered >= FLIGHT) { complain("too many wait for an answer", "", 0); continue; }
+        if (c->role == CALLER) kind->call(c); else kind->publish(c);
+        flush(c);
+    }
+}
 static void turn(int milliseconds) {
     struct epoll_event events[1024];
     int n = epoll_wait(loop, events, 1024, milliseconds);
     for (int i = 0; i < n; i++) {
         struct conn *c = events[i].data.ptr;
+        if (!c) { begin_due(); continue; }
         if (events[i].events & EPOLLOUT) { watch(c, EPOLLIN, EPOLL_CTL_MOD); flush(c); }
         if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) readable(c);
     }
@@ -657,8 +704,9 @@ static void connect_one(struct conn *c) {
         append(&c->out, m, sprintf(m, "GET %s%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", opt.path, name, opt.port));
     } else kind->open(c);
     flush(c);
+    struct conn *before = c - opt.backlog + 1;  /* at most so many are under way */
     uint64_t limit = now() + 10000000000ull;
-    while (kind->carrier == OVER_WEBSOCKET && !c->handshaken && now() < limit) turn(100);
+    while (kind->carrier == OVER_WEBSOCKET && before >= conns && !before->handshaken && now() < limit) turn(100);
 }
 static void all_ready(void) {
     uint64_t limit = now() + 20000000000ull;
@@ -671,11 +719,45 @@ static enum role role_of(int index) {
     case 'r': return last ? SERVICE : CALLER;
     case 'f': return last ? PUBLISHER : SUBSCRIBER;
     case 'p': return last ? PUBLISHER : POLLER;
-    case 'a': case 'j': return CALLER;
+    case 'a': case 'j': case 'c': return CALLER;
     default: return SILENT;
     }
 }
+static void read_script(struct script *s, const char *name) {
+    FILE *f = fopen(name, "r");
+    char *line = 0; size_t cap = 0; ssize_t n;
+    if (!f) fail(name);
+    while ((n = getline(&line, &cap, f)) > 0) {
+        if (line[n - 1] == '\n') line[n - 1] = 0;
+        if (!(s->count & (s->count + 1)) && !(s->lines = realloc(s->lines, (s->count * 2 + 2) * sizeof *s->lines))) fail("realloc");
+        if (!(s->lines[s->count++] = strdup(line))) fail("strdup");
+    }
+    fclose(f);
+}
+/* Make the calls of the first file once. */
+static void prepare(void) {
+    uint64_t limit = now() + 600000000000ull, all = 0;
+    preparing = 1;
+    for (int i = 0; i < nconns; i++) { for (int k = 0; k < opt.window; k++) owl_line(&conns[i]); flush(&conns[i]); }
+    while (all < first.count) {
+        if (now() > limit) { fprintf(stderr, "%lu of %zu calls are made\n", all, first.count); exit(6); }
+        turn(100);
+        all = 0;
+        for (int i = 0; i < nconns; i++) all += conns[i].answered;
+    }
+    preparing = 0;
+    if (errors) exit(6);
+}
+static void begin_paced(void) {
+    struct epoll_event e = {.events = EPOLLIN, .data.ptr = 0};
+    pace = 1e9 / opt.rate;
+    due = now() + pace;
+    struct itimerspec when = {{pace / 1000000000, pace % 1000000000}, {due / 1000000000, due % 1000000000}};
+    timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
+    if (timer < 0 || timerfd_settime(timer, TFD_TIMER_ABSTIME, &when, 0) || epoll_ctl(loop, EPOLL_CTL_ADD, timer, &e)) fail("timerfd");
+}
 static void begin(void) {
+    if (opt.rate) { begin_paced(); return; }
     if (opt.mode[0] == 'f') { for (int i = 0; i < opt.window; i++) kind->publish(&conns[nconns - 1]); flush(&conns[nconns - 1]); return; }
     for (int i = 0; i < nconns; i++) {
         struct conn *c = &conns[i];
@@ -687,7 +769,7 @@ static void begin(void) {
 int main(int argc, char **argv) {
     int o;
     const char *name = "owlmeans";
-    while ((o = getopt(argc, argv, "m:k:p:q:n:w:s:d:W:P:u:i:")) != -1) switch (o) {
+    while ((o = getopt(argc, argv, "m:k:p:q:n:w:s:d:W:P:u:i:r:f:F:b:")) != -1) switch (o) {
         case 'm': opt.mode = optarg; break;
         case 'k': name = optarg; break;
         case 'p': opt.port = atoi(optarg); break;
@@ -699,11 +781,15 @@ int main(int argc, char **argv) {
         case 'W': opt.warm = atof(optarg); break;
         case 'u': opt.path = optarg; break;
         case 'i': opt.interval = atoi(optarg); break;
+        case 'b': opt.backlog = atoi(optarg); break;
+        case 'r': opt.rate = atof(optarg); break;
+        case 'f': read_script(&script, optarg); break;
+        case 'F': read_script(&first, optarg); break;
         case 'P': for (char *p = strtok(optarg, ","); p && npids < PIDS; p = strtok(0, ",")) pids[npids++] = atoi(p); break;
         default: return 2;
     }
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) if (!strcmp(kinds[i].name, name)) kind = &kinds[i];
-    if (!kind || !opt.port || opt.window > FLIGHT || opt.size > MEGABYTE / 2) { fprintf(stderr, "bad options\n"); return 2; }
+    if (!kind || !opt.port || opt.backlog < 1 || opt.window > FLIGHT || opt.size > MEGABYTE / 2 || (opt.mode[0] == 'c' && !script.count && !first.count)) { fprintf(stderr, "bad options\n"); return 2; }
     if (!opt.peer) opt.peer = opt.port;
     signal(SIGPIPE, SIG_IGN);
     struct rlimit files = {65536, 65536};
@@ -724,6 +810,8 @@ int main(int argc, char **argv) {
         return errors ? 1 : 0;
     }
     all_ready();
+    if (first.count) prepare();
+    if (opt.mode[0] == 'c' && !script.count) { puts("prepared"); fflush(stdout); for (;;) turn(1000); }
     begin();
     pump(opt.warm);
     measuring = 1;
@@ -735,7 +823,7 @@ int main(int argc, char **argv) {
     double took = (now() - start) * 1e-9;
     cpu = servers_cpu() - cpu;
     own = seconds_of(CLOCK_PROCESS_CPUTIME_ID) - own;
-    printf("{\"mode\":\"%s\",\"kind\":\"%s\",\"n\":%d,\"window\":%d,\"size\":%d,\"ops\":%lu,\"ops_per_s\":%.0f,\"cpu_us\":%.3f,\"server_share\":%.3f,\"load_share\":%.3f,\"p50_us\":%.0f,\"p99_us\":%.0f,\"rss_kib\":%ld,\"errors\":%lu}\n",
-           opt.mode, name, opt.conns, opt.window, opt.size, measured, measured / took, measured ? cpu * 1e6 / measured : 0, cpu / took, own / took, quantile(.5), quantile(.99), servers_rss(), errors);
+    printf("{\"mode\":\"%s\",\"kind\":\"%s\",\"n\":%d,\"window\":%d,\"size\":%d,\"ops\":%lu,\"ops_per_s\":%.0f,\"cpu_us\":%.3f,\"server_share\":%.3f,\"load_share\":%.3f,\"p50_us\":%.0f,\"p99_us\":%.0f,\"p999_us\":%.0f,\"longest_us\":%.0f,\"rss_kib\":%ld,\"errors\":%lu}\n",
+           opt.mode, name, opt.conns, opt.window, opt.size, measured, measured / took, measured ? cpu * 1e6 / measured : 0, cpu / took, own / took, quantile(.5), quantile(.99), quantile(.999), longest * 1e-3, servers_rss(), errors);
     return errors ? 1 : 0;
 }

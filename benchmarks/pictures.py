@@ -28,7 +28,7 @@ def draw(results: Results, file: Path) -> None:
     for goal in results.goals.values():
         if goal["figure"] == "cpu_us":
             bars += [(f"{goal['name']}  {name}", seen["cpu_us"], _color(goal, name)) for name, seen in _sides(goal)]
-    figure, axes = plt.subplots(figsize=(9, 0.9 + HEIGHT * len(bars)), layout="constrained")
+    figure, axes = new_picture(9, 0.9 + HEIGHT * len(bars))
     for place, (_, seen, color) in enumerate(bars):
         reach = [[seen["median"] - seen["least"]], [seen["most"] - seen["median"]]]
         axes.barh(place, seen["median"], color=color, xerr=reach, error_kw={"elinewidth": 1, "ecolor": "#444"})
@@ -37,6 +37,17 @@ def draw(results: Results, file: Path) -> None:
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlabel("µs of server CPU time per operation, median and range; fewer is better")
+    save_picture(figure, axes, file)
+
+
+def new_picture(width: float, height: float) -> tuple[Any, Any]:
+    """Return a figure of so many inches, and its axes."""
+    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+    return figure, axes
+
+
+def save_picture(figure: Any, axes: Any, file: Path) -> None:
+    """Write *figure* to *file*, the same bytes for the same content."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.savefig(file, metadata={"Date": None}, facecolor="white")

@@ -1,7 +1,7 @@
 """Our goals, each measured beside its peer in one run: A B A B, pinned, median of the rounds.
 
 What counts is the server's CPU time per operation; machines are noisy, ratios
-of one run are not.  Usage: ``python -m benchmarks [--only P1,P4] [--rounds 3] [--seconds 3] [--save]``
+of one run are not.  Usage: ``python -m benchmarks [--only P1,P4] [--rounds 3] [--seconds 3] [--save] [--with guarded]``
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from benchmarks.goals import GOALS, IDLE, Goal, Side
 from benchmarks.peer_servers import Ws, install_peers
 from benchmarks.results import Result, Results, Spread
 from benchmarks.servers import LOAD_CORE, Broker, Missing, Server, build_load, pin
+from benchmarks.variants import VARIANTS, goals_with
 
 Figures = dict[str, Any]
 
 
-def measure(binary: Path, server: Server, side: Side, seconds: float) -> Figures:
-    """Put one load on a running server and return what was seen."""
+def measure(binary: Path, server: Server, side: Side, seconds: float, timeout: float = 60.0) -> Figures:
+    """Put one load on a running server and return what was seen; *timeout*: seconds that it may take besides."""
     pids = ",".join(map(str, server.pids()))
     command = [
         str(binary),
@@ -43,7 +44,11 @@ def measure(binary: Path, server: Server, side: Side, seconds: float) -> Figures
         pids,
     ]
     done = subprocess.run(
-        [*command, *side.load], capture_output=True, text=True, timeout=seconds + 60, preexec_fn=lambda: pin(LOAD_CORE)
+        [*command, *side.load],
+        capture_output=True,
+        text=True,
+        timeout=seconds + timeout,
+        preexec_fn=lambda: pin(LOAD_CORE),
     )
     if not done.stdout.strip():
         raise Missing(f"no figures: {done.stderr.strip()[-300:]}")
@@ -153,12 +158,16 @@ def main() -> bool:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results, which the documentation shows")
+    parser.add_argument("--with", dest="variant", choices=VARIANTS, help="measure that beside the plain broker instead")
     options = parser.parse_args()
+    if options.variant and options.save:
+        parser.error("what is kept is of the plain broker")
     wanted = set(options.only.split(",")) - {""}
     binary = build_load()
-    install_peers()
+    if not options.variant:
+        install_peers()
     results = Results.load()
-    for goal in GOALS:
+    for goal in goals_with(options.variant) if options.variant else GOALS:
         if wanted and goal.name not in wanted:
             continue
         try:
@@ -168,6 +177,8 @@ def main() -> bool:
             continue
         report(result)
         results.add(result)
+    if options.variant:
+        return False
     if not wanted or wanted & {"P7", "P8b"}:
         results.alone.update(idle(binary, options.rounds))
     if not wanted or "P8" in wanted:
