@@ -31,6 +31,7 @@ OF_KIND = {
     "seconds": TIMES,
     "per second": TIMES,
     "true or false": ("maybe", "2", "on off"),
+    "auto or off": ("on", "1", "auto off"),
     "addresses": ("300.1.1.1", "10.0.0.0/33", "proxy.example"),
     "patterns": ("a.>.b", ">.a"),
     "name:key pairs": ("nocolon", "a:1 a:2", "a:same b:same", ":key", "name:"),
@@ -188,7 +189,10 @@ def test_the_file_of_a_secret_has_to_hold_one(name: str, file: str, files: dict[
             {"TXBROKER_PROCESSES": "2"},
             "TXBROKER_PROCESSES: 2 processes need a store that they can share, and sqlite: is",
         ),
-        ({"TXBROKER_PROCESSES": "2", "TXBROKER_STORE": "memory:"}, "they can share, and memory: is one process's own"),
+        (
+            {"TXBROKER_PROCESSES": "2", "TXBROKER_STORE": "memory:"},
+            "TXBROKER_PROCESSES: 2 processes need a store that they can share, and memory: is",
+        ),
         (
             {"TXBROKER_PROCESSES": "2", "TXBROKER_STORE": "redis://host", "TXBROKER_BUS": "local:"},
             "TXBROKER_PROCESSES: 2 processes need a bus between them",

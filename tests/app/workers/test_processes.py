@@ -109,10 +109,11 @@ async def test_operators_see_and_reach_all_workers_at_one_port(workers):
     assert status["connections"]["owlmeans"] == 4
     assert [worker["state"] for worker in status["workers"]] == ["ready"] * WORKERS
     page = await workers.asked("sessions", sort="client", limit=3)
-    assert (len(page["items"]), page["total"], page["next"]) == (3, 4, "3")
-    rest = await workers.asked("sessions", sort="client", limit=3, after=page["next"])
-    assert {row["node"] for row in page["items"] + rest["items"]} == {"many-1", "many-2"}
-    for row in page["items"] + rest["items"]:
+    assert (len(page["items"]), page["next"]) == (3, "3")
+    rest = await workers.asked("sessions", sort="client", limit=1000, after=page["next"])
+    rows = [row for row in page["items"] + rest["items"] if row["dialect"] == "owlmeans"]  # others may just be ending
+    assert (len(rows), {row["node"] for row in rows}) == (4, {"many-1", "many-2"})
+    for row in rows:
         assert (await workers.do("kick", {"session": row["id"]})).json()["disconnected"] == 1
     assert [(await socket.closed())[0] for socket in sockets] == [1001] * 4
     settings = {row["name"]: row["value"] for row in (await workers.asked("settings", limit=1000))["items"]}
