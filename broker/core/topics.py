@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from broker.core.channels import Channels
-from broker.core.fan_outs import AT_ONCE, FanOuts, Listener
+from broker.core.fan_outs import FEW, FanOuts, Listener
 from broker.core.keys import Keys
 from broker.core.slices import Slices
 from broker.core.tree import PatternTree
@@ -128,7 +128,7 @@ class Topics:
 
     def _deliver(self, event: Event, pattern: str, listeners: Listeners) -> None:
         origin = event.origin
-        if self.late.waiting or len(listeners) > AT_ONCE:
+        if self.late.waiting or len(listeners) > FEW:
             receivers = [listener for listener, echo in listeners.items() if echo or listener.id != origin]
             self.late.add(event, pattern, receivers)
             return

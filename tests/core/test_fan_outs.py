@@ -6,14 +6,14 @@ import attrs
 import pytest
 from twisted.internet.task import Clock
 
-from broker.core.fan_outs import AT_ONCE, MAX_WAITING
+from broker.core.fan_outs import AT_ONCE, FEW, MAX_WAITING
 from broker.core.slices import slices_of
 from broker.core.topics import Topics
 from broker.messages import Event
 from broker.testing import make_broker
 from tests.support.peers import attach, call, perform
 
-MANY = 2 * AT_ONCE + 10
+MANY = FEW + 10
 
 
 @attrs.define(eq=False)
@@ -60,8 +60,15 @@ def test_of_very_many_so_many_get_an_event_in_each_iteration_of_the_loop(topics,
     topics.deliver(event("all", "1"))
     assert (count(crowd), seen) == (AT_ONCE, [])
     clock.advance(0)
-    assert (seen, slices_of(clock).pauses) == ([1], 2)
+    assert (seen, slices_of(clock).pauses) == ([1], MANY // AT_ONCE)
     assert all(listener.heard == ["1"] for listener in crowd)
+
+
+def test_all_of_not_so_many_get_it_at_once(topics, crowd):
+    for listener in crowd[FEW:]:
+        topics.unsubscribe(listener, "all")
+    topics.deliver(event("all", "1"))
+    assert count(crowd) == FEW
 
 
 def test_who_subscribed_first_is_the_first_to_get_it(topics, crowd):
