@@ -31,7 +31,8 @@ DONE, DENIED, UNAUTHENTICATED = "done", "denied", "unauthenticated"
 
 
 def token(**claims: Any) -> str:
-    return jwt.encode({"exp": time.time() + 600} | claims, SIGNING, "HS256")
+    # They are made when the tests are collected, which may be long before they run.
+    return jwt.encode({"exp": time.time() + 86_400} | claims, SIGNING, "HS256")
 
 
 CREDENTIALS = {  # by kind: the credential, and whether it is good
