@@ -58,7 +58,8 @@ NOBODY: frozenset[int] = frozenset()  # was late
 MAX_PROBES = 16  # probes of health that are read in one iteration though its time is over
 READ_BYTES = 65536  # bytes asked for in one recv
 FLUSH_BYTES = 65536  # bytes collected before they are sent without waiting for the outbox
-CHECKED_SENDS = 16  # connections that are flushed between two looks at the time
+FEW_SENDS = 1000  # connections that are flushed before the first look at the time: an event for as many goes at once
+CHECKED_SENDS = 16  # and between two looks
 MAX_FLUSHED = 4 << 20  # bytes of long frames sent in one iteration
 MAX_KEPT = 4 << 20  # bytes of different long frames that wait for a later one
 
@@ -345,7 +346,7 @@ class Outbox:
 
     def _flush_new(self) -> float:
         """Flush those that were added; return when the time for all is over, 0.0 if they were few."""
-        unchecked, end = CHECKED_SENDS, 0.0
+        unchecked, end = FEW_SENDS, 0.0
         while self._senders:
             senders, self._senders = self._senders, []
             for place, sender in enumerate(senders, 1):

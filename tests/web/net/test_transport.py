@@ -741,7 +741,10 @@ def test_half_a_close_is_told_once() -> None:
     assert len(peer.lost) == 1
 
 
-def test_very_many_are_flushed_in_slices_in_their_order_and_who_comes_meanwhile_does_not_wait() -> None:
+def test_very_many_are_flushed_in_slices_in_their_order_and_who_comes_meanwhile_does_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("broker.web.net.transport.FEW_SENDS", CHECKED_SENDS)
     machine = Machine()
     times = iter(range(1000))
     machine.outbox._slices.now = lambda: float(next(times))  # each look at the time takes longer than a slice
@@ -762,7 +765,10 @@ def test_very_many_are_flushed_in_slices_in_their_order_and_who_comes_meanwhile_
     assert machine.reactor.getDelayedCalls() == []
 
 
-def test_who_is_late_and_closes_gets_all_before_the_end() -> None:
+def test_who_is_late_and_closes_gets_all_before_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("broker.web.net.transport.FEW_SENDS", CHECKED_SENDS)
     machine = Machine()
     times = iter(range(1000))
     machine.outbox._slices.now = lambda: float(next(times))
