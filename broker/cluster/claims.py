@@ -17,11 +17,11 @@ from broker.errors import BrokerError, NotDone, Taken
 
 log = Logger()
 
-BATCH = 40  # names that are claimed again at once: publications that go along wait for no more than that
+BATCH = 20  # names that are claimed again at once: publications that go along wait for no more than that
 MAX_BATCH = 160  # the same, where all takes longer, since other programs keep the machine busy
 RATE = 3200  # names a second that are claimed again then, too: 25,000 in 8 seconds
 VISITS = 500  # names that are looked at together whether they must be claimed again: a millisecond
-PAUSE = 0.006  # seconds between two batches: 25,000 names are held again after 5 seconds, and others get their turn
+PAUSE = 0.004  # seconds between two batches: 25,000 names are held again after 7 seconds, and others get their turn
 RELEASES = 200  # names that are given back in one operation
 RETRY = 0.5  # seconds until what was not done is tried again
 LAPSED = "This node has lost contact with the others, and may not hold this name any more."
