@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from twisted.application.service import IService, MultiService
+from twisted.application.service import IService
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import ILogObserver, Logger
-from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
+from broker.app.logged import LoggedService
 from broker.app.process import StartError
 from broker.errors import BrokerError
 
@@ -52,7 +52,7 @@ class Life(Protocol):
         """End."""
 
 
-class Daemon(MultiService):
+class Daemon(LoggedService):
     """Starts the store and the bus, then the endpoints; stops them in reverse order.
 
     Those who connect before the store and the bus were reached wait for a moment until they are accepted.
@@ -95,7 +95,7 @@ class Daemon(MultiService):
         accept: Callable[[], object] = lambda: None,
         withdraw: Callable[[], object] = lambda: None,
     ) -> None:
-        super().__init__()
+        super().__init__(observer)
         self.drain_seconds = drain_seconds
         self.binds_first = False
         self._broker = broker
@@ -106,7 +106,6 @@ class Daemon(MultiService):
         self._client_ports = tuple(ports)
         self._others = tuple(others)
         self._plugins = tuple(plugins)
-        self._observer = observer
         self._bind = bind
         self._settle = settle
         self._accept, self._withdraw = accept, withdraw
@@ -115,12 +114,6 @@ class Daemon(MultiService):
         self._ports: list[tuple[str, IListeningPort]] = []
         self._drained: Deferred[None] | None = None  # fires when its clients have gone
         broker.setServiceParent(self)
-
-    def setServiceParent(self, parent: Any) -> None:
-        """See ``IService.setServiceParent``; of an application, it sets the log's observer, too."""
-        if self._observer is not None and isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, self._observer)
-        super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
         """Bind the sockets, before ``twistd --uid`` becomes another user.

@@ -6,13 +6,13 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from twisted.application.service import IService, MultiService
+from twisted.application.service import IService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import LoopingCall
 from twisted.logger import ILogObserver, Logger
-from twisted.python.components import Componentized
 
+from broker.app.logged import LoggedService
 from broker.app.process import StartError
 from broker.app.workers.process import ENDED, SERVING, WorkerCommand, WorkerProcess
 from broker.web.net.sharing import ABSENT, SharedCounts
@@ -29,7 +29,7 @@ STABLE = 10.0  # seconds after which one has lived for long
 MAX_FAILURES = 5  # starts of one worker in a row, while none serves clients
 
 
-class Supervisor(MultiService):
+class Supervisor(LoggedService):
     """The daemon as the process that twistd runs, where it has several workers.
 
     Args:
@@ -42,7 +42,7 @@ class Supervisor(MultiService):
         give_up: called with the exit status if they can not start.
         drain_seconds: how long a stop waits for what is under way.
         timeout: seconds after which one that says nothing is replaced; 0: it is not.
-        observer: see ``Daemon``.
+        observer: see ``LoggedService``.
 
     Attributes:
         reactor: as above.
@@ -68,7 +68,7 @@ class Supervisor(MultiService):
         timeout: float = 0.0,
         observer: ILogObserver | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(observer)
         self.reactor: Any = reactor
         self._count, self._counts = count, counts
         self._bind, self._unbind = bind, unbind
@@ -78,7 +78,6 @@ class Supervisor(MultiService):
         self.sampled: list[Callable[[WorkerProcess, Mapping[str, Any]], object]] = []
         self.drain_seconds = drain_seconds
         self._timeout = timeout
-        self._observer = observer
         self._command: WorkerCommand | None = None
         self.workers: dict[int, WorkerProcess] = {}
         self._began: dict[int, float] = {}
@@ -88,12 +87,6 @@ class Supervisor(MultiService):
         self.restarts = 0
         self._looking = LoopingCall(self._look)
         self._looking.clock = reactor
-
-    def setServiceParent(self, parent: Any) -> None:
-        """See ``Daemon.setServiceParent``."""
-        if self._observer is not None and isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, self._observer)
-        super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
         """Bind the sockets, before ``twistd --uid`` becomes another user.
