@@ -217,6 +217,26 @@ async def test_a_node_is_awaited_after_a_time_in_which_none_could_renew(make_nod
 
 
 @pytest_twisted.ensureDeferred
+async def test_who_has_held_a_name_all_the_while_keeps_it_from_a_node_whose_lease_has_ended(
+    make_node: MakeNode,
+) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await eventually(lambda: one.bus.lives(two.bus.address) and two.bus.lives(one.bus.address))
+    await two.bus.claim("alone")
+    await two.bus.claim("shared", shared=True)
+    two.bus._heartbeats.stop()
+    execute = one.bus._batcher.connection.protocol.execute_command
+    await execute(b"ZADD", one.bus._prefix + b"nodes", 0, two.bus.address)
+    await execute(b"SET", one.bus._prefix + b"grace", 1 << 50)
+    await eventually(lambda: not one.bus.lives(two.bus.address))
+    claimed = {"alone": False, "shared": True}
+    assert await one.bus.claim_all(claimed, {"alone", "shared"}) == {"alone": two.bus.address}
+    assert await one.bus.claim_all(claimed) == {}
+    assert await one.bus.holders(["alone"]) == ("alone", [one.bus.address])
+    assert (await one.bus.holders(["shared"]))[1] == [two.bus.address, one.bus.address]
+
+
+@pytest_twisted.ensureDeferred
 async def test_it_provides_the_interface_of_a_shared_bus(make_node: MakeNode) -> None:
     verifyObject(ISharedBus, (await make_node()).bus)
 

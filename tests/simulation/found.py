@@ -245,4 +245,15 @@ FOUND: dict[str, Schedule] = {
             *(Step(12 - 0.1 * number, "c1", "enqueue", ("queue:work",)) for number in range(8)),
         ),
     ),
+    "a name was taken from a client for a node that had ended since the state to which Redis went back": Schedule(
+        526743,
+        2,
+        6,
+        (
+            Step(1.871, "c3", "perform", ("svc.two", False)),
+            Step(2.657, "n1", "crash", (False, 3.56)),
+            Step(7.38, "c4", "perform", ("svc.two", False)),
+            Step(7.408, "redis", "back", (0.192, 1.963)),
+        ),
+    ),
 }

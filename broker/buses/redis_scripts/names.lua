@@ -104,12 +104,27 @@ local function without(ids, entries, node)
   return others, rest
 end
 
--- Returns '', or who holds it; with *new*, how long nobody new can have it, in milliseconds.
+local function leased(ids)
+  -- Returns the first of them that has a lease; nil when none has.
+  for _, id in ipairs(ids) do
+    if look(id).number > 0 then
+      return id
+    end
+  end
+end
+
+-- Returns '', or who holds it; with *new*, how long nobody new can have it, in milliseconds.  Without, the node has
+-- held it under a lease that has lasted: those for whom it is kept without a lease have lost it before, and the data
+-- that said so.
 local function claim(name, shared, number, new)
   local sharing, ids, entries = holders(name)
   local others, rest = without(ids, entries, me)
   if #others > 0 and not (shared and sharing) then
-    return others[1]
+    local holder = new and others[1] or leased(others)
+    if holder then
+      return holder
+    end
+    rest = {}
   end
   if new and #ids == 0 then
     local settling = tonumber(call('GET', prefix .. 'settling') or 0)
