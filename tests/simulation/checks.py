@@ -337,9 +337,10 @@ def check_empty(run: Run) -> None:
             "backlogs": len(parts.queues),
             "work queues": len(parts.jobs),
             "members": len(parts.members),
-            # Those of workers that have finished at another node stay until they end.
+            # Those of workers that have gone, and finished at another node, stay until they end.
             "leases": sum(
-                bool(lease.session) or lease.end <= node.clock.seconds() for lease in parts.jobs.leases._leases.values()
+                bool(lease.session and not lease.lost) or lease.end <= node.clock.seconds()
+                for lease in parts.jobs.leases._leases.values()
             ),
             "topics": len(parts.topics),
             "gaps": len(node.bus._subscriber._recovery._gaps),
