@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from broker.jobs import Job
 from broker.messages import Entry, Event
 from broker.stores.sqlite_failures import read_refusal, write_refusal
+from broker.stores.sqlite_sets import SIZES, leading
 from broker.stores.sqlite_tables import TableReader, TableWriter
 
 # The caller's Deferred, the method of TableWriter to call, and its arguments.
@@ -97,3 +98,13 @@ def bytes_read(outcome: Any) -> int:
     if isinstance(outcome, Sequence) and not isinstance(outcome, (str, bytes)):
         return sum(map(bytes_read, outcome))
     return 0
+
+
+def sets_from(operations: Sequence[QueuedCall], place: int) -> list[tuple[Any, ...]]:
+    """Return the arguments of those of *operations*, from *place* on, that set keys and can do so together; or []."""
+    calls = []
+    for _, verb, arguments in operations[place : place + SIZES[0]]:
+        if verb is not TableWriter.set:
+            break
+        calls.append(arguments)
+    return calls[: leading(calls)]

@@ -17,6 +17,7 @@ from broker.stores.revisions import FileRevisions
 from broker.stores.room import ROW_BYTES, check_quota, fits_when_full, floor_group, full_refusal
 from broker.stores.sqlite_history import History
 from broker.stores.sqlite_jobs import JobTables
+from broker.stores.sqlite_sets import KeySets
 from broker.stores.sqlite_space import FileSpace
 
 MAX_INTEGER = 2**63 - 1  # of SQLite
@@ -192,6 +193,7 @@ class TableWriter(TableReader):
         to_purge: whether trimmed events are still to be deleted, or unused pages to be given back.
         shortage: why nothing may be added; "" when it may.
         revisions: gives those of keys.
+        sets: sets many keys at once.
     """
 
     def __init__(
@@ -212,6 +214,7 @@ class TableWriter(TableReader):
         # By the name of the log: its row id, the id and the time of its last event.
         self._heads: dict[str, list[Any]] = {}
         self.revisions = FileRevisions(connection.execute)
+        self.sets = KeySets(connection, self.revisions, self.set)
         super().__init__(connection, epoch)
         self._buffer: list[tuple[int, int, float, bytes, bytes, bytes | None, bytes | int]] = []  # rows of "event"
         self._described: list[tuple[bytes | None, float | None, int, int]] = []  # what few of them have besides
@@ -223,7 +226,7 @@ class TableWriter(TableReader):
         self._executemany = connection.executemany
         self._heads = {}
         self.revisions.attach(connection.execute)
-        for part in (self.space, self._history, self.jobs):
+        for part in (self.space, self._history, self.jobs, self.sets):
             if part is not None:
                 part.attach(connection)
 

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from broker.core.slices import SLICE, slices_of
 from broker.errors import BrokerError, Unavailable
 from broker.stores.room import full_text
-from broker.stores.sqlite_batches import READS, Batch, QueuedCall, bytes_read, without_writing
+from broker.stores.sqlite_batches import READS, Batch, QueuedCall, bytes_read, sets_from, without_writing
 from broker.stores.sqlite_failures import cannot_write, lies_in_file, write_refusal
 from broker.stores.sqlite_guard import FileGuard
 from broker.stores.sqlite_heavy import HEAVY_BYTES, MAX_HEAVY_BYTES, HeavyQueue
@@ -539,22 +539,31 @@ def _transaction(tables: TableWriter, operations: list[QueuedCall], size: int) -
     outcomes: list[Any] = []
     left, end = MAX_READ_BYTES, time.perf_counter() + MAX_SECONDS
     tables.begin(len(operations), size)
-    for answer, verb, arguments in operations:
-        try:
-            # Nobody waits any more for a read that was cancelled.
-            outcomes.append(None if answer.called and verb in READS else verb(tables, *arguments))
-        except sqlite3.Error:
-            raise
-        except Exception as error:
-            # It has raised before its first statement, so that there is nothing to undo.
-            # The traceback of a refusal would keep this frame, and so the whole batch, until garbage is collected.
-            outcomes.append(error.with_traceback(None) if isinstance(error, BrokerError) else error)
-        if verb in READS:
-            left -= bytes_read(outcomes[-1])
+    while len(outcomes) < len(operations):
+        operation = operations[len(outcomes)]
+        if operation[1] is TableWriter.set and (sets := sets_from(operations, len(outcomes))):
+            outcomes += tables.sets.set(sets)
+        else:
+            outcomes.append(_outcome(tables, operation))
+            if operation[1] in READS:
+                left -= bytes_read(outcomes[-1])
         if left <= 0 or time.perf_counter() >= end:
             break
     tables.commit()
     return outcomes
+
+
+def _outcome(tables: TableWriter, operation: QueuedCall) -> Any:
+    """Return what *operation* returns, or what it raises before its first statement: there is nothing to undo."""
+    answer, verb, arguments = operation
+    try:
+        # Nobody waits any more for a read that was cancelled.
+        return None if answer.called and verb in READS else verb(tables, *arguments)
+    except sqlite3.Error:
+        raise
+    except Exception as error:
+        # The traceback of a refusal would keep this frame, and so the whole batch, until garbage is collected.
+        return error.with_traceback(None) if isinstance(error, BrokerError) else error
 
 
 def _one_by_one(tables: TableWriter, batch: Batch) -> None:
