@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
@@ -58,6 +58,15 @@ class Waiter:
     woken: Deferred[Event | None] = attrs.field(factory=Deferred)
     bucket: dict[Waiter, float] = attrs.field(init=False, repr=False)  # of the deadlines
     over: bool = False
+    refused: Failure | None = None  # why its client's cursor can not be moved
+
+    def refuse(self, failure: Failure) -> None:
+        """Let the poll fail, unless it is only that the store takes no writes."""
+        if failure.check(Unavailable):
+            return
+        self.refused = failure
+        if not self.woken.called:
+            self.woken.errback(failure)
 
 
 class Channels:
@@ -269,16 +278,23 @@ class Channels:
         max_bytes: int = MAX_PAGE_BYTES,
         share: Share | None = None,
         page_bytes: int = 0,
+        moved: Deferred[None] | None = None,
     ) -> list[Event]:
         """Return events of *topic* newer than id *after*, oldest first, at most *limit*; see ``read``.
 
         If there are none, wait up to *timeout* seconds (0: answer at once) and
         then return what has arrived, perhaps nothing.  Cancelling leaves no trace.
 
+        With *moved*, which fires when the client's cursor is stored, nothing is returned before that, nor read: it
+        would be kept as long, for very many polls at once.  While the store takes no writes, events are returned all
+        the same.
+
         Raises:
             RateLimited: too many polls are waiting already, in all or of this client, which has *share*.
+            BrokerError: why *moved* has failed.
         """
         if timeout <= 0 or self._draining:
+            await _settled(moved)
             return await self.read(topic, after, limit, max_bytes, page_bytes)
         # Register before reading: an event posted in between must wake us.
         waiter = self._wait(topic, timeout, share or Share())
@@ -287,9 +303,16 @@ class Channels:
             known = None if self._store.shared and self._bus.ready else self._heads.get(topic)
             events: list[Event] = []
             if known is None or after < known:
+                await _settled(moved)
                 events = await self.read(topic, after, limit, max_bytes, page_bytes)
+            elif moved is not None:
+                moved.addErrback(waiter.refuse)
             while not events and not waiter.over:
                 event = await waiter.woken
+                if moved is not None and not moved.called:
+                    await moved
+                if waiter.refused is not None:
+                    waiter.refused.raiseException()
                 # The usual case needs no second look into the store.
                 if event is not None and event.id == after + 1:
                     return [event]
@@ -447,6 +470,13 @@ class Channels:
         waiter.over = True
         if not waiter.woken.called:
             waiter.woken.callback(None)
+
+
+async def _settled(moved: Deferred[None] | None) -> None:
+    """Return when a cursor is stored, or the store takes no writes."""
+    if moved is not None:
+        with suppress(Unavailable):
+            await moved
 
 
 def event_lost(failure: Failure, topic: str) -> None:

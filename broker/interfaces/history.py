@@ -61,11 +61,21 @@ class IHistoryVerbs(Interface):
         """
 
     def poll(
-        topic: str, after: int, limit: int, timeout: float, *, max_bytes: int = MAX_PAGE_BYTES, page_bytes: int = 0
+        topic: str,
+        after: int,
+        limit: int,
+        timeout: float,
+        *,
+        max_bytes: int = MAX_PAGE_BYTES,
+        page_bytes: int = 0,
+        client: str = "",
     ) -> Coro[list[Event]]:
         """Return stored events as ``read`` does, waiting up to *timeout* seconds if there are none.
 
         Then it returns what has arrived, perhaps nothing.  Cancelling leaves no trace.
+
+        With *client*, the cursor of that client id is moved to *after*, as by ``move_cursor``, and is stored when this
+        returns; while the store takes no writes, it is not.
 
         Raises:
             RateLimited: too many polls are waiting.

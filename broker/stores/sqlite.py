@@ -293,6 +293,8 @@ class SqliteStore(Service):
     ) -> Deferred[Entry]:
         """See ``IStore.set``."""
         arguments = (space, key, value, revision, expires, self._expiry, quota)
+        if announcement is None and space not in ANNOUNCED_SPACES:  # such as a cursor, of which there are many at once
+            return self._change(TableWriter.set, (*arguments, None), len(value), (space,), (space, key))
         return self._change_key(TableWriter.set, arguments, len(value), announcement)
 
     def delete(

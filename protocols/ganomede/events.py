@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -129,7 +128,7 @@ class Events:
             events = await self._wait(peer, channel, after, limit)
         else:
             after = number
-            events = await self._acknowledge(peer, client, channel, after, limit)
+            events = await self._wait(peer, channel, after, limit, client)
         if events:
             if len(events) == 1 and len(events[0].body or b"") < self._page_bytes:
                 alone: Response = events[0].render(_alone)
@@ -142,19 +141,20 @@ class Events:
             await self._log_lost_cursor(peer, client, channel, after)
         return NOTHING
 
-    def _wait(self, peer: IPeer, channel: str, after: int, limit: int) -> Coro[list[Event]]:
-        """Return the first page of what is newer than *after*, waiting for it if there is nothing."""
-        return peer.poll(channel, after, limit, self._timeout, max_bytes=self._max_bytes, page_bytes=self._page_bytes)
+    def _wait(self, peer: IPeer, channel: str, after: int, limit: int, client: str = "") -> Coro[list[Event]]:
+        """Return the first page of what is newer than *after*, waiting for it if there is nothing.
 
-    async def _acknowledge(self, peer: IPeer, client: str, channel: str, after: int, limit: int) -> list[Event]:
-        """Move the cursor, then poll.
-
-        Not at the same time: what was read would be kept until the store has written the cursor, for very many polls
-        at once.  While the store takes no writes, it is delivered all the same: the next poll moves the cursor.
+        Move the cursor of *client* there, if that is given.
         """
-        with suppress(Unavailable):
-            await peer.move_cursor(client, channel, after)
-        return await self._wait(peer, channel, after, limit)
+        return peer.poll(
+            channel,
+            after,
+            limit,
+            self._timeout,
+            max_bytes=self._max_bytes,
+            page_bytes=self._page_bytes,
+            client=client,
+        )
 
     def _is_last(self, events: list[Event], limit: int) -> bool:
         """Whether there are no more for an answer of *limit* events behind *events*, a page of it."""

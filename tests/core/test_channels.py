@@ -57,8 +57,8 @@ class Room:
         self.channels.arrived(event)
         return event
 
-    def poll(self, topic="t", after=0, limit=100, timeout=5.0):
-        return Deferred.fromCoroutine(self.channels.poll(topic, after, limit, timeout))
+    def poll(self, topic="t", after=0, limit=100, timeout=5.0, **more):
+        return Deferred.fromCoroutine(self.channels.poll(topic, after, limit, timeout, **more))
 
     def wait(self, seconds):
         for _ in range(round(seconds / 0.05) + 1):
@@ -135,6 +135,68 @@ def test_poll_goes_on_waiting_while_the_store_is_away(room, monkeypatch):
         assert not poll.called
     room.post()
     assert ids(poll) == [1]
+
+
+def test_poll_waits_while_the_cursor_is_being_stored_and_returns_nothing_before(room):
+    room.post()
+    moved = Deferred()
+    poll = room.poll(after=1, moved=moved)
+    room.post()
+    assert not poll.called
+    moved.callback(None)
+    assert ids(poll) == [2]
+    assert room.channels.waiting == 0
+
+
+def test_poll_reads_nothing_before_the_cursor_is_stored(room, monkeypatch):
+    room.post()
+    moved, read = Deferred(), []
+    monkeypatch.setattr(room.store, "read", lambda *_: read.append(1) or succeed([]))
+    poll = room.poll(after=0, moved=moved)
+    assert not read
+    moved.callback(None)
+    assert read
+    assert not poll.called
+    poll.addErrback(lambda _: None).cancel()
+
+
+def test_poll_that_waits_fails_as_soon_as_its_cursor_is_refused(room):
+    room.post()
+    moved = Deferred()
+    poll = room.poll(after=1, moved=moved)
+    moved.errback(RateLimited("limit", "cursors"))
+    with pytest.raises(RateLimited):
+        value_of(poll)
+    assert room.channels.waiting == 0
+
+
+def test_poll_fails_when_its_cursor_is_refused_after_the_event_has_come(room):
+    room.post()
+    moved = Deferred()
+    poll = room.poll(after=1, moved=moved)
+    room.post()
+    moved.errback(RateLimited("limit", "cursors"))
+    with pytest.raises(RateLimited):
+        value_of(poll)
+
+
+def test_poll_that_waits_delivers_while_the_store_takes_no_cursor(room):
+    room.post()
+    moved = Deferred()
+    poll = room.poll(after=1, moved=moved)
+    moved.errback(Unavailable("store"))
+    assert not poll.called
+    room.post()
+    assert ids(poll) == [2]
+
+
+def test_poll_that_was_cancelled_leaves_its_cursor_to_the_store(room):
+    room.post()
+    moved = Deferred()
+    poll = room.poll(after=1, moved=moved)
+    poll.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
+    assert room.channels.waiting == 0
+    moved.errback(RateLimited("limit", "cursors"))  # nobody is left whom that concerns
 
 
 def test_poll_reads_again_when_the_event_is_not_the_next(room):
