@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.app.process import StartError
+from broker.core.time_limits import within
 from broker.interfaces import IPeer
 from broker.messages import Identity
 from broker.patterns import RESERVED_PREFIX
@@ -69,7 +70,7 @@ class PluginLife:
             return
         if self._starting is not None:
             self._starting.cancel()
-        await maybeDeferred(self._on_stop).addTimeout(STOP_TIMEOUT, self._clock).addErrback(self._failed, "stop")
+        await within(STOP_TIMEOUT, self._clock, maybeDeferred(self._on_stop)).addErrback(self._failed, "stop")
         self._peer.close()
         self._peer = None
 

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from broker.core.time_limits import within
 from broker.errors import Timeout
 
 log = Logger()
@@ -50,10 +51,9 @@ class Acknowledgements:
 
         It fails with ``Timeout`` when there is none in so many *seconds*, or what is answered is a failure.
         """
-        waiting = answer if isinstance(answer, Deferred) else Deferred.fromCoroutine(answer)
+        waiting = within(seconds, self._clock, answer)
         taken: Deferred[bool | None] = Deferred()
         self._awaited.add(waiting)
-        waiting.addTimeout(seconds, self._clock)
         waiting.addBoth(self._answered, waiting, taken)
         return taken
 

@@ -27,6 +27,7 @@ from broker.core.parts import Parts
 from broker.core.semaphore import Semaphore
 from broker.core.shares import Share
 from broker.core.testaments import Left
+from broker.core.time_limits import within
 from broker.errors import BrokerError, Denied, Gone, RateLimited, Unauthenticated
 from broker.interfaces import ILink, ISession, IWallClock
 from broker.messages import SHARED, CloseCode, Delivery, Event, Identity, Mail, Reply, Request, quota_of
@@ -486,9 +487,7 @@ class Client:
         """Fire with whether the client responds within *timeout* seconds."""
         if self.session is None:
             return succeed(False)
-        asked: Deferred[bool] = Deferred.fromCoroutine(_asked(self.session))
-        asked.addTimeout(timeout, self._parts.clock)
-        return asked.addErrback(_no_response)
+        return within(timeout, self._parts.clock, _asked(self.session)).addErrback(_no_response)
 
     def on_event(self, event: Event, pattern: str) -> None:
         """Hand *event* to the session."""

@@ -23,6 +23,7 @@ from broker.app.workers.process import WorkerProcess
 from broker.app.workers.sums import totals
 from broker.config.settings import Settings
 from broker.core.slices import slices_of
+from broker.core.time_limits import within
 from broker.errors import BrokerError, Invalid, Unavailable
 from broker.interfaces import IHttpDialect, IPeer
 from broker.messages import HttpRequest, Response
@@ -123,7 +124,7 @@ class WorkersApi:
         kept = {name: text for name, text in request.headers.items() if name == "content-type"}
         asked = attrs.evolve(request, headers={"host": "localhost", **kept}, peer=None)
         seconds = CALL_DEADLINE if request.path == f"{PREFIX}call" else DEADLINE
-        asking = Deferred.fromCoroutine(worker.answer(asked)).addTimeout(seconds, self._clock)
+        asking = within(seconds, self._clock, worker.answer(asked))
         return asking.addErrback(lambda failure: failure.trap(NoReply) and self._silent(worker, seconds))
 
     def _silent(self, worker: WorkerProcess, seconds: float) -> Response:

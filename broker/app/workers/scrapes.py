@@ -11,6 +11,7 @@ from twisted.python.failure import Failure
 
 from broker.app.workers.process import WorkerProcess
 from broker.app.workers.sums import Family, MetricSums, parse
+from broker.core.time_limits import within
 from broker.messages import HttpRequest
 from broker.observe.exposition import Exposition
 from broker.observe.metrics import Metrics
@@ -50,7 +51,7 @@ class Scrapes(TimerService):
         self._sums.ended(self._last.pop(worker, {}))
 
     def _ask(self, worker: WorkerProcess) -> Deferred[Any]:
-        asking: Deferred[Any] = Deferred.fromCoroutine(worker.answer(METRICS)).addTimeout(TIMEOUT, self._clock)
+        asking = within(TIMEOUT, self._clock, worker.answer(METRICS))
         return asking.addCallbacks(lambda response: self._keep(worker, response.body), _silent)
 
     def _keep(self, worker: WorkerProcess, text: bytes) -> None:
