@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import deque
-from itertools import islice
 from math import inf
-from typing import TypeAlias
 
-import msgspec
 from twisted.internet.interfaces import IReactorTime
 
-from broker.messages import Event, revision_in
+from broker.core.change_batches import ChangeBatch
+from broker.messages import Event
 
 MAX_CHANGES = 10_000  # that are kept
 MAX_SECONDS = 300.0  # for which a change is kept
 MAX_BYTES = 1 << 24  # of all that are kept as long as somebody watches, or may be about to come back
 IDLE_BYTES = 1 << 21  # of all that are kept otherwise
-CHANGE_BYTES = 100  # that a change takes besides what it says, about
-
-# What its event is made of: the event itself keeps what it was rendered to, and takes three times the memory.
-Change: TypeAlias = tuple[bytes, str, str, bytes | None, float, int, str, str]
-encode_into = msgspec.msgpack.Encoder().encode_into
-decode = msgspec.msgpack.Decoder(Change).decode
+CHANGE_BYTES = 16  # that a change takes besides what it says
 
 
 class RecentChanges:
@@ -34,14 +26,13 @@ class RecentChanges:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._changes: deque[bytes] = deque()
-        self._times: deque[float] = deque()  # when each has come
-        self._buffer = bytearray()
+        self._batches: deque[ChangeBatch] = deque()
+        self._count = 0
         self._size = 0
         self._watched_until = -inf
 
     def __len__(self) -> int:
-        return len(self._changes)
+        return self._count
 
     def keep(self) -> None:
         """Keep as much as may be for five minutes: somebody watches."""
@@ -49,22 +40,24 @@ class RecentChanges:
 
     def add(self, change: Event) -> None:
         """Keep *change*, which is the newest."""
-        made = change.topic, change.name, change.body, change.time, change.id, change.epoch, change.origin
-        encode_into((change.original, *made), self._buffer)
-        kept = bytes(self._buffer)  # no longer than it must be: what an encoder returns may have twice the memory
-        self._changes.append(kept)
-        self._times.append(self._clock.seconds())
-        self._size += len(kept) + CHANGE_BYTES
-        if self._size > IDLE_BYTES or len(self._changes) > MAX_CHANGES:
+        if not self._batches or self._batches[-1].full:
+            self._batches.append(ChangeBatch())
+        self._size += self._batches[-1].add(change, self._clock.seconds()) + CHANGE_BYTES
+        self._count += 1
+        if self._size > IDLE_BYTES or self._count > MAX_CHANGES:
             self.drop()
 
     def drop(self) -> None:
         """Drop what is too old or too much."""
-        changes, times, now = self._changes, self._times, self._clock.seconds()
+        batches, now = self._batches, self._clock.seconds()
         limit = MAX_BYTES if now <= self._watched_until else IDLE_BYTES
-        while changes and (len(changes) > MAX_CHANGES or self._size > limit or times[0] < now - MAX_SECONDS):
-            self._size -= len(changes.popleft()) + CHANGE_BYTES
-            times.popleft()
+        while batches and (
+            self._count > MAX_CHANGES or self._size > limit or batches[0].first_time < now - MAX_SECONDS
+        ):
+            self._size -= batches[0].drop_first() + CHANGE_BYTES
+            self._count -= 1
+            if not batches[0]:
+                batches.popleft()
 
     def after(self, revision: int, head: int) -> list[Event] | None:
         """Return the changes after *revision*, when *head* is the last that was given; None: not all are kept."""
@@ -72,14 +65,6 @@ class RecentChanges:
         if revision == head:
             return []
         # Revisions have no hole as long as the daemon runs.
-        if not self._changes or revision < _revision(self._changes[0]) - 1:
+        if not self._batches or revision < self._batches[0].first_revision - 1:
             return None
-        first = bisect_right(self._changes, revision, key=_revision)
-        return [
-            Event(topic, name, body, "", time, id, epoch, origin, "", original)
-            for original, topic, name, body, time, id, epoch, origin in map(decode, islice(self._changes, first, None))
-        ]
-
-
-def _revision(kept: bytes) -> int:
-    return revision_in(decode(kept)[0])
+        return [change for batch in self._batches if batch.last_revision > revision for change in batch.after(revision)]
