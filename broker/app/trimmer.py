@@ -7,15 +7,15 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from time import thread_time
 
-import msgspec
 from twisted.application.internet import TimerService
 
 from broker.remembered import forget_results
 
-NAMES = b"{%s}" % b",".join(b'"~%d~":0' % number for number in range(4096))
-_decode = msgspec.json.Decoder(dict[str, int]).decode
+_msgspec = import_module("msgspec._core")
+VISITS = 10  # of the garbage collector after which msgspec lets go of the names that it keeps
 
 
 class MemoryTrimmer(TimerService):
@@ -23,7 +23,8 @@ class MemoryTrimmer(TimerService):
 
     The C library keeps what was freed between what is still in use: after a burst of large messages, all of it.
     Something is done when the process has grown, when it has become quiet after much that came and went, and
-    when many objects have gone, as those of clients that left.
+    when many objects have gone, as those of clients that left.  It is done once more, and thoroughly, when nothing
+    comes and goes any more: what is left of a burst by then may be a few objects, each of which keeps a megabyte.
 
     Args:
         moved: returns how many bytes have come and gone since the start.
@@ -33,8 +34,10 @@ class MemoryTrimmer(TimerService):
     GROWTH = 4 << 20  # bytes by which the process may grow, or that may come and go, before something is done
     QUIET = 1 << 20  # bytes that come and go between two looks, while it is quiet; or that it may have grown by then
     FREED = 10_000  # blocks of memory, one for each small object, that have become free before something is done
+    STILL = 1000  # blocks that come or go between two looks, while nothing happens
     MAX_OBJECTS = 50_000  # that the collector may have to look at: it takes a few milliseconds
     MAX_LOAD = 0.005  # of the time may be spent with it
+    QUIET_SHARE = 4  # times as much of it, while it is quiet
 
     def __init__(self, moved: Callable[[], int]) -> None:
         super().__init__(self.INTERVAL, self.look)
@@ -45,6 +48,8 @@ class MemoryTrimmer(TimerService):
         self._skip = 0  # looks, since the last one has taken long
         self._again = False  # whether there may be more of what the last trim has found
         self._blocks = 0  # the most that were in use since the last trim
+        self._before = 0  # blocks that were in use at the last look
+        self._unsettled = False  # whether something was done since all was still
         self._objects = 0  # that the last look at all of them has left
 
     def startService(self) -> None:
@@ -64,35 +69,41 @@ class MemoryTrimmer(TimerService):
         blocks = sys.getallocatedblocks()
         self._blocks = max(self._blocks, blocks)
         freed = self._blocks - blocks > self.FREED
-        if self._skip:
-            self._skip -= 1
+        settled = self._unsettled and quiet and abs(blocks - self._before) < self.STILL
+        self._before = blocks
+        if self._skip and not settled:  # which comes once for each burst
+            self._skip = max(0, self._skip - (self.QUIET_SHARE if quiet else 1))
         elif self._trim is not None and (
             self._again
             or freed
+            or settled
             or grown > self.GROWTH
             or (quiet and (grown > self.QUIET or moved - self._trimmed > self.GROWTH))
         ):
-            self._give_back(self._trim, resident, moved, freed)
+            self._unsettled = not settled
+            self._give_back(self._trim, resident, moved, freed or settled)
 
-    def _give_back(self, trim: Callable[[int], int], resident: int, moved: int, freed: bool) -> None:
-        """Trim; when much was *freed*, the interpreter gives up what it keeps for its next objects, too."""
+    def _give_back(self, trim: Callable[[int], int], resident: int, moved: int, thorough: bool) -> None:
+        """Trim; if *thorough*, the interpreter gives up what it keeps for its next objects, too."""
         began = thread_time()
-        self._collect(freed)
         forget_results()
         _forget_names()
+        self._collect(thorough)  # last: what goes before it is kept in the free lists that it clears
         trim(0)
         self._lowest, self._trimmed, self._blocks = resident_bytes(), moved, 0
         self._again = resident - self._lowest > self.QUIET
         self._skip = int((thread_time() - began) / self.MAX_LOAD / self.INTERVAL)
 
-    def _collect(self, freed: bool) -> None:
+    def _collect(self, thorough: bool) -> None:
         """Let garbage go, as what failed and is kept by its own traceback.
 
         All is looked at where that is quick, or when there are twice as many objects as the last time has left:
         a pile of garbage must not keep itself by its size.
         """
         objects = len(gc.get_objects())
-        if (freed and objects < self.MAX_OBJECTS) or objects > max(2 * self._objects, self.MAX_OBJECTS):
+        if thorough:
+            _forget_attributes()
+        if (thorough and objects < self.MAX_OBJECTS) or objects > max(2 * self._objects, self.MAX_OBJECTS):
             gc.collect()
             self._objects = len(gc.get_objects())
         else:
@@ -100,12 +111,18 @@ class MemoryTrimmer(TimerService):
 
 
 def _forget_names() -> None:
-    """Replace the short member names that msgspec keeps, the last 512 by their hashes.
+    """Let msgspec let go of the short member names that it keeps, the last 512 by their hashes.
 
     Those of a large text lie between thousands of objects that are free, and each keeps a
-    megabyte of them from the operating system.
+    megabyte of them from the operating system.  msgspec drops them when the garbage collector visits
+    it for the tenth time, which never happens to what was made before ``gc.freeze``.
     """
-    _decode(NAMES)
+    for _ in range(VISITS):
+        gc.get_referents(_msgspec)
+
+
+# It holds names that C code has made anew for each look at an attribute.
+_forget_attributes: Callable[[], object] = getattr(sys, "_clear_internal_caches", sys._clear_type_cache)
 
 
 def resident_bytes() -> int:

@@ -61,9 +61,29 @@ def test_a_process_that_has_grown_is_trimmed_until_that_gains_nothing(process):
     assert [process.look() for _ in range(5)] == [2] * 5
 
 
-def test_it_is_trimmed_once_it_is_quiet_after_much_that_came_and_went(process):
+def test_it_is_trimmed_once_it_is_quiet_after_much_that_came_and_went_and_once_more(process):
     assert [process.look(moved=3 * MIB) for _ in range(3)] == [0, 0, 0]
-    assert [process.look() for _ in range(3)] == [1, 1, 1]
+    assert [process.look() for _ in range(5)] == [1, 2, 2, 2, 2]
+
+
+def test_the_last_time_waits_until_nothing_comes_and_goes_and_is_thorough(process, monkeypatch):
+    collected = []
+    monkeypatch.setattr(gc, "collect", lambda generation=2: collected.append(generation))
+    monkeypatch.setattr(gc, "get_objects", lambda: [])
+    process.look(resident=5 * MIB, moved=2 * MIB)
+    for _ in range(3):
+        process.blocks += MemoryTrimmer.STILL
+        assert process.look(moved=1000) == 1
+    assert [process.look(moved=1000) for _ in range(3)] == [2, 2, 2]
+    assert collected == [1, 2]
+
+
+def test_what_looks_at_attributes_have_left_behind_is_forgotten_in_the_end(process, monkeypatch):
+    forgotten = []
+    monkeypatch.setattr(trimmer, "_forget_attributes", lambda: forgotten.append(process.trims))
+    process.look(resident=5 * MIB, moved=2 * MIB)
+    process.look()
+    assert forgotten == [1]
 
 
 def test_a_quiet_process_is_trimmed_though_it_has_grown_by_little(process):
@@ -75,10 +95,10 @@ def test_it_is_trimmed_when_those_have_gone_who_had_many_objects(process, monkey
     monkeypatch.setattr(gc, "collect", lambda generation=2: collected.append(generation))
     monkeypatch.setattr(gc, "get_objects", lambda: [])
     process.blocks += 50_000
-    assert process.look(resident=5 * MIB) == 1
-    assert process.look() == 1
+    assert process.look(resident=5 * MIB, moved=2 * MIB) == 1
+    assert process.look(moved=2 * MIB) == 1
     process.blocks -= 50_000
-    assert [process.look() for _ in range(3)] == [2, 2, 2]
+    assert [process.look(moved=2 * MIB) for _ in range(3)] == [2, 2, 2]
     assert collected == [1, 2]
 
 
@@ -90,13 +110,9 @@ def test_all_garbage_is_looked_for_when_there_are_twice_as_many_objects_as_befor
 
     monkeypatch.setattr(gc, "collect", collect)
     monkeypatch.setattr(gc, "get_objects", lambda: range(objects))
-    process.look(resident=5 * MIB)
-    objects += 1
-    process.look(resident=5 * MIB)
-    objects *= 2
-    process.look(resident=5 * MIB)
-    objects += 1
-    process.look(resident=5 * MIB)
+    for more in (1, objects + 1, 1, 0):
+        process.look(resident=5 * MIB, moved=2 * MIB)
+        objects += more
     assert collected == [1, 2, 1, 2]
 
 
@@ -110,8 +126,16 @@ def test_results_that_were_remembered_are_forgotten(process):
 def test_what_takes_long_is_done_seldom(process, monkeypatch):
     times = iter([0.0, 0.01, 1.0, 1.0])
     monkeypatch.setattr(trimmer, "thread_time", lambda: next(times))
-    assert process.look(resident=5 * MIB) == 1
-    assert [process.look(resident=5 * MIB) for _ in range(5)] == [1, 1, 1, 1, 2]
+    assert process.look(resident=5 * MIB, moved=2 * MIB) == 1
+    assert [process.look(resident=5 * MIB, moved=2 * MIB) for _ in range(5)] == [1, 1, 1, 1, 2]
+
+
+def test_what_takes_long_is_done_less_seldom_while_it_is_quiet(process, monkeypatch):
+    times = iter([0.0, 0.01, 1.0, 1.0])
+    monkeypatch.setattr(trimmer, "thread_time", lambda: next(times))
+    assert process.look(resident=5 * MIB, moved=2 * MIB) == 1
+    process.blocks += 2 * MemoryTrimmer.STILL  # not settled
+    assert [process.look(resident=5 * MIB) for _ in range(2)] == [1, 2]
 
 
 def test_the_size_of_this_process_is_known():
@@ -120,13 +144,7 @@ def test_the_size_of_this_process_is_known():
 
 def test_the_names_of_a_large_text_are_not_kept():
     decode = msgspec.json.Decoder(dict[str, int]).decode
-    text = b"{%s}" % b",".join(b'"m%d":0' % number for number in range(1000))
-
-    def cached() -> int:
-        """Return how many names are the same objects when they are read again."""
-        return len({id(name) for name in decode(text)} & {id(name) for name in kept})
-
-    kept = list(decode(text))
-    assert cached() > 100
+    decode(b"{%s}" % b",".join(b'"m%d":0' % number for number in range(2000)))
+    before = sys.getallocatedblocks()
     trimmer._forget_names()
-    assert cached() < 20
+    assert before - sys.getallocatedblocks() > 300
