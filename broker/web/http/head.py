@@ -1,11 +1,14 @@
-"""Checks of a request's head that llhttp does not make."""
+"""A request's head: checks of it that llhttp does not make, and the head that a client repeats."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
+import attrs
+
 from broker.core.id_series import IdSeries
+from broker.messages import HttpRequest
 from broker.remembered import remembered
 
 # Fields whose repetition would let two readers of one request disagree about it.
@@ -20,6 +23,15 @@ SINGLE = frozenset(
 AUTHORITY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 ABSOLUTE = re.compile(r"[Hh][Tt][Tt][Pp][Ss]?://([^/?]+)([^?]*)(.*)", re.DOTALL)
 LENGTH_DIGITS = 19  # of 64 bits; more would be an attempt to spend our time on int()
+
+MAX_HEAD = 1024  # bytes of the fields that a connection keeps
+
+# Of what llhttp takes, the characters of RFC 3986, 3.3 and 3.4, in origin-form.
+_REQUEST_LINE = re.compile(
+    rb"(GET|POST|PUT|DELETE|HEAD|PATCH|OPTIONS) (/[\w.~%!$&'()*+,;=:@/-]*)(?:\?([\w.~%!$&'()*+,;=:@/?-]*))? HTTP/1\.1"
+).fullmatch
+# What would let the request end elsewhere, or not be an ordinary one.
+_UNUSUAL = frozenset(("transfer-encoding", "upgrade", "expect"))
 
 _series = IdSeries("4")
 
@@ -127,6 +139,48 @@ def without_upgrade(method: str, target: bytes, version: str, headers: Mapping[s
     """Return the head of a request as it would be without its ``Upgrade``."""
     lines = [f"{name}: {value}\r\n" for name, value in headers.items() if name != "upgrade"]
     return f"{method} {target.decode('ascii')} HTTP/{version}\r\n{''.join(lines)}\r\n".encode("latin-1")
+
+
+@attrs.frozen(eq=False)
+class RepeatedHead:
+    """The header of a request that kept its connection open: most often that of the next one, too, byte for byte.
+
+    What llhttp has accepted once need not be parsed again, as long as the rest of the request is as plain.
+
+    Attributes:
+        lines: of its fields and the empty one, as they were sent.
+        fields: the same, as they were read.
+        body_bytes: of the body that they announce.
+    """
+
+    lines: bytes
+    fields: dict[str, str]
+    body_bytes: int
+
+    def request(self, data: bytes, address: str, secure: bool) -> HttpRequest | None:
+        """Return the request that *data* is, without an id, if it is exactly one with these lines; else None."""
+        line, _, rest = data.partition(b"\r\n")
+        lines = self.lines
+        if len(rest) != len(lines) + self.body_bytes or not rest.startswith(lines):
+            return None
+        found = _REQUEST_LINE(line)
+        if found is None:
+            return None
+        method, path, query = found.groups(b"")
+        return HttpRequest(
+            method.decode(), path.decode(), query.decode(), self.fields.copy(), rest[len(lines) :], address, secure
+        )
+
+
+def head_of(data: bytes, request: HttpRequest) -> RepeatedHead | None:
+    """Return the head of *request*, which was parsed of all of *data*, or None if it is not to be taken for another."""
+    line, _, rest = data.partition(b"\r\n")
+    size = rest.find(b"\r\n\r\n") + 4
+    if not 4 <= size <= MAX_HEAD or not _UNUSUAL.isdisjoint(request.headers) or _REQUEST_LINE(line) is None:
+        return None
+    if len(rest) - size != len(request.body) or request.version != "1.1":
+        return None
+    return RepeatedHead(rest[:size], request.headers.copy(), len(request.body))
 
 
 @remembered(256)

@@ -22,9 +22,11 @@ from broker.web.http.head import (
     METHODS,
     NAMES,
     SINGLE,
+    RepeatedHead,
     RequestError,
     check_framing,
     check_host,
+    head_of,
     is_handshake,
     read_target,
     request_id,
@@ -122,6 +124,7 @@ class RequestParser:
         self._delivered = False
         self._replay = b""
         self._request: HttpRequest | None = None
+        self._repeated_head: RepeatedHead | None = None
         self._keep_alive = False
         self._body = b""
         self._pieces: bytearray | None = None
@@ -131,7 +134,10 @@ class RequestParser:
         if self.unparsed:
             self.unparsed += data
         elif len(data) <= PARSE_BYTES and not (self.arrived and self._is_full()):
-            self.feed(data)
+            if self.phase is IDLE:
+                self._receive_message(data)
+            else:
+                self.feed(data)
         else:
             view = memoryview(data)
             for start in range(0, len(data), PARSE_BYTES):
@@ -139,6 +145,25 @@ class RequestParser:
                     self.unparsed = bytes(view[start:])
                     break
                 self.feed(view[start : start + PARSE_BYTES])
+
+    def _receive_message(self, data: bytes) -> None:
+        """Parse *data*, with which a message begins; most often it is all of one, with the head of the one before."""
+        head = self._repeated_head
+        request = None if head is None else head.request(data, self._address, self._secure)
+        if request is not None:
+            request.id = request_id()
+            if self._forwarded is not None:
+                _note_forwarded(request, self._forwarded(request.headers))
+            self.begun += 1
+            self.body_bytes = len(request.body)
+            self._undelivered = 0
+            self.arrived.append(Arrival(request, True))
+            return
+        begun, arrived = self.begun, len(self.arrived)
+        self.feed(data)
+        if self.phase is IDLE and self.begun == begun + 1 and len(self.arrived) == arrived + 1:
+            parsed = self.arrived[-1].request
+            self._repeated_head = None if parsed is None else head_of(data, parsed)
 
     def receive_more(self) -> None:
         """Parse what was kept, as far as there is room for it now."""
@@ -193,7 +218,7 @@ class RequestParser:
         self.phase = CLOSED
         self.unparsed = b""
         self.arrived.clear()
-        self._parser = None
+        self._parser = self._repeated_head = None
 
     def end(self) -> None:
         """Note that the client sends nothing more; a message that has begun is refused with 400."""
@@ -300,7 +325,7 @@ class RequestParser:
         path, query = read_target(method, self._target.decode("ascii"), headers)
         self._request = HttpRequest(method, path, query, headers, b"", self._address, self._secure, request_id())
         if self._forwarded is not None:
-            self._note_forwarded(self._forwarded(headers))
+            _note_forwarded(self._request, self._forwarded(headers))
         version = parser.get_http_version()
         if version != "1.1":
             self._request.version = version
@@ -312,13 +337,6 @@ class RequestParser:
             # given the same head once more, without the field that misleads it.
             self._replay = without_upgrade(method, self._target, version, headers)
         self.phase = BODY
-
-    def _note_forwarded(self, said: Forwarded) -> None:
-        request = self._request
-        assert request is not None
-        request.address = said.client or request.address
-        request.secure = request.secure or said.secure
-        request.forwarded_host = said.host
 
     def on_body(self, piece: bytes) -> None:
         """Append a piece of the body.
@@ -364,3 +382,9 @@ class RequestParser:
             self._upgrading = self.arrived[-1].upgrade = True
             self.rest = rest
         return None
+
+
+def _note_forwarded(request: HttpRequest, said: Forwarded) -> None:
+    request.address = said.client or request.address
+    request.secure = request.secure or said.secure
+    request.forwarded_host = said.host
