@@ -48,7 +48,14 @@ from broker.web.http.states import (
 )
 from broker.web.http.streaming import StreamedAnswer, framing_of, is_stream, length_of, source_of, stop
 from broker.web.http.timeouts import STALLED, Timeout, Times
-from broker.web.net.sockets import has_unread, limit_unacknowledged, peer_is_gone, unacknowledged_bytes, writer_for
+from broker.web.net.sockets import (
+    expect_no_probe,
+    has_unread,
+    limit_unacknowledged,
+    peer_is_gone,
+    unacknowledged_bytes,
+    writer_for,
+)
 from broker.web.net.transport import FrameTransport
 
 __all__ = ["HttpChannel", "HttpSite", "Times"]
@@ -500,13 +507,17 @@ class HttpChannel(Protocol):
             wire = render(response, id, head, keep_alive, date)
         self._served += 1
         if not self._admitted and request is not None and _is_admitted(request):
-            self._admitted = True
-            self._site.on_admitted(self)
+            self._note_admitted()
         self._write(wire)
         if self._state is BLOCKED:
             self._count_unsent(len(wire))
         if not keep_alive and self._state is not CLOSED:  # it may have been shed
             self._close(lingering=arrival.status != 0 or response.close)
+
+    def _note_admitted(self) -> None:
+        self._admitted = True
+        self._site.on_admitted(self)
+        expect_no_probe(self.transport)
 
     def _count_unsent(self, size: int) -> None:
         """Count *size* bytes that wait for a client which does not read, unless the transport does so itself."""
@@ -545,8 +556,7 @@ class HttpChannel(Protocol):
             source, framing, self._send_piece, partial(self._end_stream, keep_alive, response.close), release
         )
         if not self._admitted and _is_admitted(request):
-            self._admitted = True
-            site.on_admitted(self)
+            self._note_admitted()
         # One that has gone without a word would not be noticed before the buffers are full.  Then it is for
         # ``STALLED`` to drop it, which is counted.
         limit_unacknowledged(self.transport, 2 * site.times.stalled)

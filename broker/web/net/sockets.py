@@ -105,11 +105,18 @@ def _of_socket(transport: Any) -> Any:
     return transport.transport if hasattr(transport, "wrappedProtocol") else transport
 
 
+def expect_no_probe(transport: Any) -> None:
+    """Note that the client of *transport* is one of a dialect: what it sends next is no probe of health."""
+    if isinstance(transport, FrameTransport):
+        transport.may_probe = False
+
+
 def hand_over(transport: Any, protocol: Any) -> None:
-    """Let *transport* deliver to *protocol* from now on.
+    """Let *transport* deliver to *protocol*, which is that of a dialect, from now on.
 
     The previous protocol gets no further call, not even ``connectionLost``.
     """
+    expect_no_probe(transport)
     # TLS and other wrappers are themselves the protocol of the socket's transport.
     if hasattr(transport, "wrappedProtocol"):
         transport.wrappedProtocol = protocol

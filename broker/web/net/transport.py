@@ -72,11 +72,13 @@ class FrameTransport(tcp.Server):
             called; one frame of any size may come on top.
         overflowed: called once when more waits; None to let it grow.
         transferred: once it has ended, how many bytes have come and gone; None: that is not known.
+        may_probe: whether it may ask for the health of the daemon: its client has not used anything else yet.
     """
 
     queue_limit: int = sys.maxsize
     overflowed: Callable[[], object] | None = None
     transferred: tuple[int, int] | None = None
+    may_probe = True
     _in_outbox = False
 
     server: Any  # the FramePort
@@ -478,7 +480,8 @@ class ReactorLoop:
                     continue
                 if over:
                     # Who is late again is no probe, or one of too many.
-                    if not probes or descriptor in waited or not is_probe(peek(selectable.socket)):
+                    asked = probes and selectable.may_probe and descriptor not in waited
+                    if not (asked and is_probe(peek(selectable.socket))):
                         late.append(descriptor)  # epoll reports it again
                         continue
                     probes -= 1

@@ -151,7 +151,7 @@ def streams(draw: st.DrawFn) -> list[bytes]:
     return chunks
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(streams())
 def test_whatever_comes_is_read_as_llhttp_reads_it(chunks: list[bytes]) -> None:
     limits = Limits(body_bytes=20, head_fields=5)

@@ -12,6 +12,7 @@ from twisted.logger import LogLevel
 from broker.core.slices import READ_SLICE, slices_of
 from broker.web.net import transport as of_transports
 from broker.web.net.probes import is_probe
+from broker.web.net.sockets import expect_no_probe
 from broker.web.net.transport import FrameTransport, Outbox, ReactorLoop
 from tests.support.logs import failures_of, logging
 from tests.web.net.loop import Connection, CountingSocket, Setup
@@ -193,6 +194,17 @@ def test_who_is_late_again_is_not_looked_at_again(setup: Setup, monkeypatch: pyt
         client.sendall(b"x")
     setup.run(lambda: len(heard) == len(clients))
     assert len(looks) == len(clients) - 1
+
+
+def test_who_has_used_a_dialect_is_not_looked_at(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    clients, heard = late_setup(setup, monkeypatch)
+    setup.run(lambda: len(setup.factory.connections) == len(clients))
+    for connection in setup.factory.connections:
+        expect_no_probe(connection.transport)
+    monkeypatch.setattr(of_transports, "peek", lambda connection: pytest.fail("it was looked at"))
+    for client in clients:
+        client.sendall(b"x")
+    setup.run(lambda: len(heard) == len(clients))
 
 
 @pytest.mark.parametrize(
