@@ -189,6 +189,8 @@ class Lease:
                 self._departed(address)
         for address in found.keys() - before.keys():
             log.info("node {other} is there", other=name_of(address))
+            if found[address].number == self._ended.get(address):
+                del self._ended[address]  # data that were lost came back, and with them a lease that had not ended
 
     def _warn_of_namesakes(self, now: float) -> None:
         """Warn once of each other node that has the name of this one for longer than one that has died would."""

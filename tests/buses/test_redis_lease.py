@@ -46,6 +46,20 @@ def test_the_log_says_which_nodes_come_and_go(node: Node) -> None:
     ]
 
 
+def test_a_node_whose_lease_had_ended_is_not_heard_until_it_has_another(node: Node) -> None:
+    node.renew(1, "two/bb")
+    node.renew(1)
+    assert not node.lease.learn("two/bb", 7)
+    assert node.lease.learn("two/bb", 8)
+
+
+def test_a_node_whose_lease_was_lost_with_the_data_is_heard_when_it_came_back_with_them(node: Node) -> None:
+    node.renew(1, "two/bb")
+    node.renew(1)
+    node.renew(1, "two/bb")
+    assert node.lease.learn("two/bb", 7)
+
+
 def test_the_nodes_that_are_known_have_their_names(node: Node) -> None:
     assert node.lease.names == []
     node.renew(1, "two/bb")

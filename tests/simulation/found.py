@@ -256,4 +256,15 @@ FOUND: dict[str, Schedule] = {
             Step(7.408, "redis", "back", (0.192, 1.963)),
         ),
     ),
+    "a node never heard another whose lease was lost with the data, and restored with older ones": Schedule(
+        509753,
+        3,
+        6,
+        (
+            Step(2.83, "c0", "enqueue", ("queue:work",)),
+            Step(2.977, "c0", "enqueue", ("queue:work",)),
+            Step(5.383, "redis", "wipe", (1.01,)),
+            Step(6.753, "redis", "back", (0.73, 1.049)),
+        ),
+    ),
 }
