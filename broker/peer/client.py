@@ -63,6 +63,7 @@ class Client:
 
     Attributes:
         id: the session id; other clients may learn it, it is no credential.
+        client: the client id, see ``IPeer.client``.
         dialect: the dialect it speaks.
         address: where it comes from.
         identity: who it is.
@@ -86,6 +87,7 @@ class Client:
     _verbs: VerbCounts = attrs.field(init=False, repr=False)
     _bucket: Bucket | None = attrs.field(init=False)
     id: str = attrs.field(init=False)
+    client: str = attrs.field(init=False)
     named: str = ""
     token: str = ""
     member: str = ""
@@ -114,15 +116,15 @@ class Client:
         parts = self._parts
         self.id = next(_series.ids)
         self.identity = parts.access.anonymous
+        self._see_to_name()
         self.admitted = parts.access.mode != "required"
         metrics = parts.metrics
         self._verbs = metrics.verbs.get(self.dialect) or metrics.verbs_of(self.dialect)
         self._bucket = self._find_bucket() if parts.buckets.limited else None
 
-    @property
-    def client(self) -> str:
-        """See ``IPeer.client``."""
-        return self.named or self.identity.client or self.id
+    def _see_to_name(self) -> None:
+        """Find ``client`` anew: what it follows from has changed."""
+        self.client = self.named or self.identity.client or self.id
 
     @property
     def clock(self) -> IReactorTime:
@@ -429,6 +431,7 @@ class Client:
         if identity.client and identity.principal != self.identity.principal:
             self.named = ""
         self.identity = identity
+        self._see_to_name()
         self.admitted = True
         self.token = ""
         self._tries = 0

@@ -50,6 +50,7 @@ class IdVerbs(Client):
         if self.closed:
             raise Gone("lost", name)
         self.named = name
+        self._see_to_name()
         self.keep_mailbox()
 
     async def keep_ids(self) -> None:

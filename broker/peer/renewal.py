@@ -25,6 +25,7 @@ class Renewal(PresenceVerbs):
     def renew(self, identity: Identity) -> bool:
         """Go on as *identity*, the same principal with the rights it has now; see ``Holder.renew``."""
         before, self.identity = self.identity, identity
+        self._see_to_name()
         if not self._may_keep_ids():
             return False
         if before.grants == identity.grants:
