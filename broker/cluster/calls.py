@@ -127,7 +127,10 @@ class RemoteCalls(Calls):
             name = SERVICE + service if service else PROCEDURE + procedure
             if not (entry.shared or self._holds(name)):
                 raise _not_held(name)
-            if procedure not in self.performers.by_load or not self._others_may_be_less_busy(entry):
+            only = entry.only  # see ``Calls.find``
+            if procedure not in self.performers.by_load:
+                return entry.choose() if only is None else only, service or procedure
+            if not self._others_may_be_less_busy(entry):
                 return entry.choose(), service or procedure
         # Not by ``lookup``, if that can be spared: each call to another node comes by here.
         names, missing = lookup(procedure, service) if service or len(procedure) > MAX_LENGTH else looked_up(procedure)
@@ -497,25 +500,6 @@ class RemoteCalls(Calls):
         return entry.choose(), "" if kind == TAKER else rest
 
     # Both.
-
-    def answer(
-        self,
-        callee: Party,
-        key: str,
-        body: bytes,
-        error: BrokerError | None = None,
-        time: float = 0.0,
-        attachments: tuple[bytes, ...] = (),
-    ) -> bool:
-        """See ``Calls.answer``."""
-        call = callee.serving.get(key)
-        if call is None or type(call.caller) is not Callers or call.limiter is not None:
-            return super().answer(callee, key, body, error, time, attachments)
-        # What it does, for a call of another node, in half of the time.
-        del callee.serving[key], call.caller.calling[key]
-        self.pending -= 1
-        call.caller.on_reply(Reply(key, body, error, callee.client, time, False, attachments))
-        return True
 
     def leave(self, party: Party) -> None:
         """End every call of *party*; the requests whose callees are still looked for are sent all the same."""

@@ -243,19 +243,43 @@ class Calls:
         call = callee.serving.get(key)
         if call is None:
             return False
-        if not call.streamed:
-            self._end(call, "ok" if error is None else "error")
-        else:
-            call.answers += 1
-            if call.bucket is not None:
-                call.bucket.pop(call, None)
-                call.bucket = self._deadlines.add(call, self._idle)
-        call.caller.on_reply(Reply(call.ref, body, error, callee.client, time, call.streamed, attachments))
         if call.streamed:
-            flow = call.caller.flow
-            if flow is not None and flow.paused:
-                self._pressure.add(callee, call.caller)
+            self._answer_once(call, Reply(call.ref, body, error, callee.client, time, True, attachments))
+            return True
+        if error is None:
+            self.finish(call)
+        else:
+            self._end(call, "error")
+        call.caller.on_reply(Reply(call.ref, body, error, callee.client, time, False, attachments))
         return True
+
+    def finish(self, call: Call) -> None:
+        """End *call*, which is answered: what ``_end`` does, for most of all calls, in half of the time."""
+        if call.limiter is not None or call.kept:
+            self._end(call, "ok")
+            return
+        key, share, times, bucket = call.id, call.share, call.times, call.bucket
+        del call.callee.serving[key], call.caller.calling[key]
+        self.pending -= 1
+        if share is not None:
+            share.calls -= 1
+        if times is not None:
+            times.left -= 1
+            if not times.left:
+                times.ended(call.began, "ok")
+        if bucket is not None:
+            bucket.pop(call, None)
+
+    def _answer_once(self, call: Call, reply: Reply) -> None:
+        """Bring *reply*, one of perhaps many, to the caller of a streamed request."""
+        call.answers += 1
+        if call.bucket is not None:
+            call.bucket.pop(call, None)
+            call.bucket = self._deadlines.add(call, self._idle)
+        call.caller.on_reply(reply)
+        flow = call.caller.flow
+        if flow is not None and flow.paused:
+            self._pressure.add(call.callee, call.caller)
 
     def _tell_pause(self, callee: Party, paused: bool) -> None:
         """Let *callee* wait, or go on, if it is on another node; here, its connection does."""
