@@ -12,7 +12,7 @@ elsewhere, any other never.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import attrs
@@ -92,8 +92,8 @@ class RemoteCalls(Calls):
         self._by_load, self._is_crowded = self._loads.names, nodes.is_crowded
         self._searches: dict[tuple[str, ...], list[Callee]] = {}  # who waits for the result of each
         nodes.on(Called, self._called)
-        nodes.on(PlainCall, self._called_plainly)
-        nodes.on(Reply, self._answered)
+        nodes.on_many(PlainCall, self._called_plainly)
+        nodes.on_many(Reply, self._answered)
         nodes.on(NotHere, self._not_here)
         nodes.on(Ended, self._ended)
         nodes.on(Paused, self._paused)
@@ -345,13 +345,26 @@ class RemoteCalls(Calls):
             self._end(call, result_of(error))
             call.caller.on_reply(Reply(call.ref, b"null", error, BROKER, streamed=call.streamed))
 
-    def _answered(self, address: str, reply: Reply) -> None:
-        call = self._out.get(reply.ref)
-        if call is None:
-            return
-        callee: Any = call.callee
-        if callee.address != address:
-            return
+    def _answered(self, address: str, replies: Iterator[Reply]) -> None:
+        """Bring *replies* of the node *address* to the callers."""
+        out = self._out
+        for reply in replies:
+            call = out.get(reply.ref)
+            if call is None:
+                continue
+            callee: Any = call.callee
+            if callee.address != address:
+                continue
+            if reply.error is None and not call.streamed:
+                callee.address = ""  # it has ended there, too
+                self.finish(call)
+                reply.ref = call.ref
+                call.caller.on_reply(reply)
+            else:
+                self._answered_otherwise(call, callee, reply)
+
+    def _answered_otherwise(self, call: Call, callee: Callee, reply: Reply) -> None:
+        """Take an answer of many, or an error."""
         if reply.error is not None and reply.source == BROKER:
             if isinstance(reply.error, Busy) and self._others_may_take(callee):
                 callee.error = reply.error
@@ -363,7 +376,7 @@ class RemoteCalls(Calls):
             self.answer(callee, reply.ref, reply.body, reply.error, reply.time, reply.attachments)
         else:
             callee.address = ""  # it has ended there, too
-            Calls._end(self, call, "ok" if reply.error is None else "error")
+            Calls._end(self, call, "error")
             reply.ref = call.ref
             call.caller.on_reply(reply)
 
@@ -402,30 +415,53 @@ class RemoteCalls(Calls):
 
     # The callee's side.
 
-    def _called_plainly(self, address: str, message: PlainCall) -> None:
-        """Hand a call to who performs the procedure, where nothing else is to be seen to."""
-        name = message.procedure
-        entry = self.performers.get(name)
-        if entry is None or type(entry) is not Registration or not (entry.shared or self._holds(PROCEDURE + name)):
-            self._called(address, message.called())
-        else:
-            id, body, caller = message.id, message.body, message.caller
-            timeout, time, dialect = message.timeout, message.time, message.dialect
-            request = Request(id, name, name, "", body, caller, "", timeout, time, False, dialect)
-            self._begin(address, entry.next(), request)
+    def _called_plainly(self, address: str, calls: Iterator[PlainCall]) -> None:
+        """Hand each of *calls* to who performs the procedure, where nothing else is to be seen to."""
+        performers, callers = self.performers, self._callers_at(address)
+        held = None  # which procedure this node has the right to perform: they take less time than a lease has to spare
+        for asked in calls:
+            name = asked.procedure
+            entry = performers.get(name)
+            if entry is None or type(entry) is not Registration:
+                self._called(address, asked.called())
+                continue
+            if name != held and not entry.shared:
+                if not self._holds(PROCEDURE + name):
+                    self._called(address, asked.called())
+                    continue
+                held = name
+            only = entry.only  # see ``Calls.find``
+            request = Request(
+                asked.id,
+                name,
+                name,
+                "",
+                asked.body,
+                asked.caller,
+                "",
+                asked.timeout,
+                asked.time,
+                False,
+                asked.dialect,
+            )
+            self._begin(callers, entry.next() if only is None else only, request)
 
-    def _begin(self, address: str, callee: Party, request: Request) -> None:
+    def _callers_at(self, address: str) -> Callers:
+        """Return who stands for the callers of the node *address*."""
+        callers = self._callers.get(address)
+        if callers is None:
+            post = None if address == self._messenger.bus.address else self._post
+            callers = self._callers[address] = Callers(address, post, self._send, self._refuse_unsent)
+        return callers
+
+    def _begin(self, callers: Callers, callee: Party, request: Request) -> None:
         """Hand *request* of another node, which gets one answer, to *callee*.
 
         It keeps its id, and its deadline is that node's, which tells when that is over; if it can not, the link breaks.
         """
         id = request.id
-        callers = self._callers.get(address)
-        if callers is None:
-            post = None if address == self._messenger.bus.address else self._post
-            callers = self._callers[address] = Callers(address, post, self._send, self._refuse_unsent)
         if self.pending >= self._total_limit:
-            self._send(address, _refusal(id, RateLimited("limit", "calls")), urgent=True)
+            self._send(callers.address, _refusal(id, RateLimited("limit", "calls")), urgent=True)
             return
         call = Call(id, id, callers, callee, request.procedure)
         callers.calling[id] = callee.serving[id] = call
@@ -434,7 +470,7 @@ class RemoteCalls(Calls):
             callee.on_request(request)
         except BrokerError as error:
             self._end(call, "error")
-            self._send(address, _refusal(id, error), urgent=True)
+            self._send(callers.address, _refusal(id, error), urgent=True)
 
     def _refuse_unsent(self, address: str, id: str) -> None:
         """Let a call there fail whose answer can not be sent."""
@@ -453,7 +489,7 @@ class RemoteCalls(Calls):
             return
         request.method = request.procedure[len(request.service) + 1 :] if request.procedure else ""
         if not (request.streamed or isinstance(callee, LimitedProcedure | Addressed)):
-            self._begin(address, callee, request)
+            self._begin(self._callers_at(address), callee, request)
             self._notify_load(address, message.name)
             return
         caller = self._in[id] = Caller(address, id, request.caller, self._send, self._not_answered, self._is_crowded)

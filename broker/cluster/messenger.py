@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count, groupby
 from typing import Any
 
 import msgspec
@@ -41,11 +41,10 @@ class NodeMessenger:
         self.lease_of: Callable[[str], int] = bus.lease_of
         self._links = Links(self, clock, account)
         self.post = self._links.put  # itself: each call to another node comes by here
-        self._handlers: dict[type[Any], Callable[[str, Any], object]] = {
-            BoolReply: self._replied,
-            msgspec.DecodeError: _not_understood,
-            msgspec.ValidationError: _not_understood,
-        }
+        self._handlers: dict[type[Any], Callable[[str, Iterator[Any]], object]] = {}  # of messages in a row
+        self.on(BoolReply, self._replied)
+        self.on(msgspec.DecodeError, _not_understood)
+        self.on(msgspec.ValidationError, _not_understood)
         self._departure_handlers: list[Callable[[str], object]] = []
         self._miss_handlers: list[Callable[[], object]] = []
         self._lapse_handlers: list[Callable[[], object]] = []
@@ -61,6 +60,18 @@ class NodeMessenger:
 
     def on(self, kind: type[Any], handler: Callable[[str, Any], object]) -> None:
         """Let *handler* be called with the sender's address and each message of *kind*."""
+
+        def handle(address: str, messages: Iterator[Any]) -> None:
+            for message in messages:
+                handler(address, message)
+
+        self._handlers[kind] = handle
+
+    def on_many(self, kind: type[Any], handler: Callable[[str, Iterator[Any]], object]) -> None:
+        """Let *handler* be called with the sender's address and all messages of *kind* that come in a row.
+
+        When it raises for one of them, it is called again with the rest.
+        """
         self._handlers[kind] = handler
 
     def on_departure(self, handler: Callable[[str], object]) -> None:
@@ -203,14 +214,10 @@ class NodeMessenger:
 
     def _handle(self, address: str, messages: Iterable[Any], link: Link | None = None) -> None:
         """Call the handlers of *messages*, until *link* is closed."""
-        handlers = self._handlers
-        for message in messages:
-            try:
-                handlers[type(message)](address, message)
-            except Exception:  # else the connection to the bus would end with it, and all that others have sent
-                log.failure("a message of node {node} could not be handled", node=address)
-            if link is not None and link.closed:
-                return
+        for kind, alike in groupby(messages if link is None else _while_open(link, messages), type):
+            handle = self._handlers.get(kind, _unknown)
+            while _fails(handle, address, alike):
+                pass  # the rest of them is handled all the same
 
     def on_refused(self, address: str, token: Any) -> bool:
         """See ``INode.on_refused``."""
@@ -230,8 +237,30 @@ class NodeMessenger:
             asked[1].callback(reply.yes)
 
 
+def _while_open(link: Link, messages: Iterable[Any]) -> Iterator[Any]:
+    for message in messages:
+        yield message
+        if link.closed:
+            return
+
+
+def _fails(handle: Callable[[str, Iterator[Any]], object], sender: str, messages: Iterator[Any]) -> bool:
+    """Let *messages* be handled; say whether that has failed for one of them, behind which the rest is left."""
+    try:
+        handle(sender, messages)
+    except Exception:  # else the connection to the bus would end with it, and all that others have sent
+        log.failure("a message of node {node} could not be handled", node=sender)
+        return True
+    return False
+
+
 def _keep(_: object) -> bool:
     return False
+
+
+def _unknown(sender: str, messages: Iterator[Any]) -> None:
+    for message in messages:
+        raise AssertionError(f"nobody handles a {type(message).__name__}")
 
 
 def _not_understood(sender: str, error: Exception) -> None:

@@ -61,6 +61,45 @@ def test_a_message_whose_handler_fails_is_passed_over(messenger):
     assert [str(failure) for failure in failures_of(events)] == ["boom", "boom"]
 
 
+def test_messages_of_one_kind_in_a_row_are_handled_together(messenger):
+    heard: list[list[object]] = []
+    messenger.on_many(Drain, lambda _, messages: heard.append([message.queue for message in messages]))
+    messenger.on(BoolReply, lambda _, message: heard.append([message.id]))
+    said = (Drain("a"), Drain("b"), BoolReply(1, yes=True), Drain("c"))
+    messenger.received("other", frame(*map(encode, said)))
+    assert heard == [["a", "b"], [1], ["c"]]
+
+
+def test_behind_one_for_which_it_fails_a_handler_gets_the_rest(messenger):
+    heard: list[str] = []
+
+    def hear(sender, messages):
+        for message in messages:
+            heard.append(message.queue)
+            if message.queue == "b":
+                raise ValueError("boom")
+
+    messenger.on_many(Drain, hear)
+    with logging() as events:
+        messenger.received("other", frame(*(encode(Drain(queue)) for queue in "abc")))
+    assert heard == ["a", "b", "c"]
+    assert [str(failure) for failure in failures_of(events)] == ["boom"]
+
+
+def test_nothing_is_handled_any_more_when_the_link_was_broken_meanwhile(messenger):
+    heard: list[str] = []
+
+    def hear(sender, messages):
+        for message in messages:
+            heard.append(message.queue)
+            messenger.departed("other")
+
+    messenger.on_many(Drain, hear)
+    messenger.lease_of = lambda address: 0
+    messenger.received("other", frame(encode(Drain("a")), encode(Drain("b")), encode(BoolReply(1, yes=True))))
+    assert heard == ["a"]
+
+
 def test_a_question_ends_when_the_link_is_broken(messenger):
     asked = Deferred.fromCoroutine(messenger.ask("other", lambda number: BoolReply(number, yes=True), 60.0))
     messenger.clock.advance(0)

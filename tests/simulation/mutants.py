@@ -371,7 +371,7 @@ MUTANTS: dict[str, Mutant] = {
         "load",
         50,
         5,
-        Edit(RemoteCalls, "_answered", "isinstance(reply.error, Busy) and", "not call.streamed and"),
+        Edit(RemoteCalls, "_answered_otherwise", "isinstance(reply.error, Busy) and", "not call.streamed and"),
     ),
     "key forgotten": _mutant(
         "what is published again is stored again",
