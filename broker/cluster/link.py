@@ -24,6 +24,8 @@ log = Logger()
 
 MAX_FRAME_BYTES = 1 << 20  # bytes of the messages of one frame, unless a single one has more
 MAX_FRAME_MESSAGES = 1000
+MANY = 16  # messages from which on a frame waits for more that the next loop iteration may bring
+MAX_HELD_BACK = 2  # iterations for which it does at most
 ACK_MESSAGES = 5000  # messages that are acknowledged at once, without a wait for something to send along
 TICK = 0.1  # seconds between two looks at what a link has to do; for so long an acknowledgement waits
 RETRY = 0.25  # seconds until a frame is sent again that has surely or perhaps not arrived
@@ -125,6 +127,8 @@ class Link:
         self._received = 0  # number of the last message that has arrived
         self._acknowledged = 0  # the same, as the other side was told
         self._flags = 0  # for the next frame
+        self._gathered = 0  # how many messages waited when the next frame was held back last
+        self._held_back = 0  # for how many iterations
         self._retry_at = 0.0
         self._missed_at = -1  # the number before the hole that the other side was told of last
         self._quiet_ticks = 0  # without progress
@@ -149,7 +153,7 @@ class Link:
         """Send a frame at the end of this loop iteration, or when the present one was answered."""
         self._flags |= flags
         if self._flush is None and not self._in_flight and not self._retry_at:
-            self._flush = self._clock.callLater(0, self._send)
+            self._flush = self._clock.callLater(0, self._gather)
             self.due = True
         if self._timer is None:
             self._timer = self._clock.callLater(TICK, self._tick)
@@ -159,7 +163,21 @@ class Link:
         if self.waiting and not self._in_flight:
             self._send()
 
+    def _gather(self) -> None:
+        """Send; when much comes at present, not before an iteration has brought nothing, but after a few at most.
+
+        Half of what a message to another node costs is that of its frame, so that more in each pays, in time, too.
+        """
+        waiting, gathered = len(self.waiting), self._gathered
+        if MANY <= waiting < MAX_FRAME_MESSAGES and waiting > gathered and self._held_back < MAX_HELD_BACK:
+            self._gathered = waiting
+            self._held_back += 1
+            self._flush = self._clock.callLater(0, self._gather)
+        else:
+            self._send()
+
     def _send(self) -> None:
+        self._gathered = self._held_back = 0
         if self._flush is not None and self._flush.active():
             self._flush.cancel()
         self._flush = None
@@ -209,8 +227,11 @@ class Link:
         if received:
             self._sent.extend(self._flying)
             self._flying.clear()
-            if self.waiting or self._again is not None or self._flags:
+            if self._again is not None or self._flags:
                 self._send()
+            elif self.waiting:
+                self.due = True
+                self._gather()
             return
         self._flags |= flags
         self._acknowledged = acknowledged

@@ -139,6 +139,16 @@ class Network:
         for _ in range(round(seconds / 0.05)):
             self.clock.advance(0.05)
 
+    def iterate(self) -> None:
+        """Do what a reactor does in one iteration: what is due, but not what is called later by that."""
+        now = self.clock.seconds()
+        due: list[Any] = [each for each in self.clock.getDelayedCalls() if each.getTime() <= now]
+        for call in due:
+            if call.active():
+                self.clock.calls.remove(call)
+                call.called = True
+                call.func(*call.args, **call.kw)
+
     def check(self) -> None:
         """Check what holds when time has passed."""
         for node in self.nodes.values():
@@ -178,6 +188,36 @@ def test_messages_of_one_loop_iteration_are_one_frame(network, near, far):
         near.put(number)
     network.pass_time(0.05)
     assert (far.got, network.frames) == ([0, 1, 2, 3, 4], 1)
+
+
+def test_a_frame_of_many_waits_for_more_that_the_next_iterations_bring(network, near, far):
+    for number in range(2 * link_module.MANY):
+        near.put(number)
+        if number % link_module.MANY == link_module.MANY - 1:
+            network.iterate()
+            assert network.frames == 0
+    network.iterate()  # that has brought nothing
+    assert network.frames == 1
+    network.pass_time(0.05)
+    assert far.got == list(range(2 * link_module.MANY))
+
+
+def test_a_frame_of_many_does_not_wait_for_long(network, near, far):
+    iterations = 0
+    for number in range(link_module.MANY):
+        near.put(number)
+    while not network.frames:
+        iterations += 1
+        near.put(link_module.MANY + iterations)
+        network.iterate()
+    assert iterations == link_module.MAX_HELD_BACK + 1
+
+
+def test_a_frame_of_few_waits_for_nothing(network, near, far):
+    for number in range(link_module.MANY - 1):
+        near.put(number)
+    network.iterate()
+    assert network.frames == 1
 
 
 def test_an_answer_takes_the_acknowledgement_along(network, near, far):
