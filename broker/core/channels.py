@@ -297,7 +297,12 @@ class Channels:
             await _settled(moved)
             return await self.read(topic, after, limit, max_bytes, page_bytes)
         # Register before reading: an event posted in between must wake us.
-        waiter = self._wait(topic, timeout, share or Share())
+        try:
+            waiter = self._wait(topic, timeout, share or Share())
+        except RateLimited:
+            if moved is not None:
+                moved.addErrback(lambda failure: failure.trap(BrokerError))  # nobody waits for it
+            raise
         try:
             # The store says why it can not be read, where nobody knows when the bus will bring something.
             known = None if self._store.shared and self._bus.ready else self._heads.get(topic)

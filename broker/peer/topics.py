@@ -328,15 +328,14 @@ class TopicVerbs(Client):
     ) -> list[Event]:
         """See ``IPeer.poll``."""
         self._allow("read", topic)
+        self._shown(topic)
         moved = self.move_cursor(client, topic, after) if client else None
         share, expires = self._share or self._take_share(), self.identity.expires
         if expires:
             # Whole seconds: each other time would need a bucket of deadlines of its own.
             timeout = min(timeout, max(0.0, ceil(expires - self.wall.time())))
         try:
-            events = await self._parts.channels.poll(
-                self._shown(topic), after, limit, timeout, max_bytes, share, page_bytes, moved
-            )
+            events = await self._parts.channels.poll(topic, after, limit, timeout, max_bytes, share, page_bytes, moved)
         except RateLimited as error:
             raise self._log_polls(error, share, "poll") from None
         if expires and self.wall.time() >= expires:

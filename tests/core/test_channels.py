@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from broker.config.options import Retention
@@ -188,6 +189,15 @@ def test_poll_that_waits_delivers_while_the_store_takes_no_cursor(room):
     assert not poll.called
     room.post()
     assert ids(poll) == [2]
+
+
+def test_poll_that_is_one_too_many_leaves_its_cursor_to_the_store():
+    room = Room(waiting_limit=0)
+    moved = Deferred()
+    with pytest.raises(RateLimited):
+        value_of(room.poll(moved=moved))
+    moved.errback(Unavailable("store"))
+    assert not isinstance(moved.result, Failure)  # it would be logged that nobody has handled it
 
 
 def test_poll_that_was_cancelled_leaves_its_cursor_to_the_store(room):
