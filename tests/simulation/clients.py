@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 
 from broker.errors import BrokerError, NotFound, Taken, Unavailable
 from broker.messages import Delivery, Event, Mail, Reply, Request
-from broker.patterns import PRESENCE_PREFIX
+from broker.patterns import PRESENCE_PREFIX, QUEUE
 from broker.peer import Peer
 from broker.sessions import BaseSession
 from tests.simulation.node import Node
@@ -110,6 +110,7 @@ class History:
         self.held: list[Held] = []
         self.takeovers: list[Takeover] = []
         self.jobs: dict[str, bool] = {}  # whether its enqueuing was answered, by body
+        self.mailed: set[str] = set()  # bodies of messages to clients
         self.done: defaultdict[str, int] = defaultdict(int)  # deliveries, by body
         self.added: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)  # amounts and epochs, by key
         self.maybe_added: defaultdict[str, int] = defaultdict(int)
@@ -701,6 +702,8 @@ class Client:
     async def do_enqueue(self, peer: Peer, recipient: str) -> None:
         body = f"job {self.history.number()}"
         self.history.jobs[body] = False
+        if not recipient.startswith(QUEUE):
+            self.history.mailed.add(body)
         await peer.enqueue("", body.encode(), recipient=recipient)
         self.history.jobs[body] = True
 

@@ -267,4 +267,46 @@ FOUND: dict[str, Schedule] = {
             Step(6.753, "redis", "back", (0.73, 1.049)),
         ),
     ),
+    "a lock that a node left when it stopped was taken for one in force": Schedule(
+        500851,
+        2,
+        5,
+        (
+            Step(2.343, "c1", "join", ("durable.room",)),
+            Step(2.778, "n1", "lag", (0.3, 3.887)),
+            Step(3.6, "c1", "enqueue", ("queue:work",)),
+            Step(3.758, "c4", "enqueue", ("c1",)),
+            Step(6.571, "n1", "stop", (9.819,)),
+        ),
+    ),
+    "a lock that came back with older data was taken for one in force": Schedule(
+        501562,
+        2,
+        4,
+        (
+            Step(2.725, "c2", "enqueue", ("c3",)),
+            Step(4.118, "redis", "back", (2.778, 1.319)),
+            Step(11.0, "c3", "leave"),
+        ),
+    ),
+    "a client left while its mail was delivered slowly, and was to get it once": Schedule(
+        1,
+        2,
+        4,
+        (
+            Step(3.9, "n1", "lag", (0.6, 8.0)),
+            Step(4.0, "c2", "enqueue", ("c3",)),
+            Step(7.9, "c3", "leave"),
+        ),
+    ),
+    "a lock could not be given back while Redis was away": Schedule(
+        1,
+        2,
+        4,
+        (
+            Step(3.9, "n1", "lag", (0.3, 5.0)),
+            Step(4.0, "c2", "enqueue", ("c3",)),
+            Step(7.3, "redis", "down", (2.4,)),
+        ),
+    ),
 }

@@ -18,6 +18,7 @@ from broker.cluster.claims import Claims
 from broker.cluster.jobs import SharedJobs
 from broker.cluster.link import Link
 from broker.cluster.links import Links
+from broker.cluster.queues import SharedQueues
 from broker.core.call_limits import LimitedProcedure
 from broker.redis.script import Script
 from broker.stores.redis_timeline import Timeline
@@ -372,6 +373,27 @@ MUTANTS: dict[str, Mutant] = {
         50,
         5,
         Edit(RemoteCalls, "_answered_otherwise", "isinstance(reply.error, Busy) and", "not call.streamed and"),
+    ),
+    "locks of nodes that have ended in force": _known(
+        "what a node had locked that has ended can be delivered by no other",
+        "a lock that a node left when it stopped was taken for one in force",
+        Edit(SharedQueues, "_holds", "lease > 0 and", ""),
+    ),
+    "locks of earlier leases in force": _known(
+        "what a node had locked under a lease or in an epoch that has ended can be delivered by no other",
+        "a lock that came back with older data was taken for one in force",
+        Edit(SharedQueues, "_holds", "if state.epoch and state.epoch != self._store.epoch:", "if False:"),
+        Edit(SharedQueues, "_holds", "(not state.lease or state.lease >= lease)", "True"),
+    ),
+    "locks of others ignored": _known(
+        "two nodes deliver from a mailbox at once",
+        "a client left while its mail was delivered slowly, and was to get it once",
+        Edit(SharedQueues, "_holds", "return lease > 0 and", "return False and"),
+    ),
+    "lock kept": _known(
+        "a lock that could not be given back while Redis was away stays with its node",
+        "a lock could not be given back while Redis was away",
+        Edit(SharedQueues, "_unlock", "await self._pauses.pause(RETRY_DELAY)", "return"),
     ),
     "key forgotten": _mutant(
         "what is published again is stored again",

@@ -150,11 +150,11 @@ class Noticed:
     world: World
 
     def __call__(self, event: LogEvent) -> None:
-        failed = "log_failure" in event or event["log_level"] is LogLevel.critical
+        failure = event.get("log_failure") or event.get("failure")
+        failed = failure is not None or event["log_level"] is LogLevel.critical
         if self.world.keep_trace:
             self.world.log(f"    log: {formatEvent(event)}")
         if failed:
-            failure = event.get("log_failure")
             reason = "" if failure is None else f": {failure.type.__name__}: {failure.getErrorMessage()}"
             if failure is not None and self.world.keep_trace:
                 self.world.log(failure.getTraceback())

@@ -75,6 +75,7 @@ class Run:
         checks.check_names(self)
         checks.check_members(self)
         checks.check_history(self)
+        checks.check_mail(self)  # it may wake what had to go on by itself
         self._leave()
         checks.check_empty(self)
         for node in self.nodes.values():
