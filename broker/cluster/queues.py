@@ -94,9 +94,8 @@ class SharedQueues(Queues):
     async def move(self, queue: str, put: Callable[[Mail, str], Awaitable[object]]) -> None:
         """See ``Queues.move``; a no-op while another node delivers from *queue*."""
         lease = self._bus.lease
-        if not lease or not await self._lock(queue, lease):
+        if not lease or not await self._lock_surely(queue, lease):
             return
-        self._locks[queue] = lease
         await afterwards(super().move(queue, put), partial(self._unlock, queue, lease))
 
     async def _deliver_batch(self, queue: str) -> bool | None:
@@ -105,7 +104,6 @@ class SharedQueues(Queues):
         if lease and await self._is_empty(queue):
             return True
         if lease and await self._lock_surely(queue, lease):
-            self._locks[queue] = lease
             return await afterwards(super()._deliver_batch(queue), partial(self._unlock, queue, lease))
         self._drain_later(queue, LOCK_RETRY)
         return None
@@ -124,10 +122,13 @@ class SharedQueues(Queues):
     async def _lock_surely(self, queue: str, lease: int) -> bool:
         """Lock *queue*, unless another node has; when that is not known, it is not locked."""
         try:
-            return await self._lock(queue, lease)
+            locked = await self._lock(queue, lease)
         except Exception:  # the answer may be lost
             await self._unlock(queue, lease)
             raise
+        if locked:
+            self._locks[queue] = lease
+        return locked
 
     async def _lock(self, queue: str, lease: int) -> bool:
         while True:
@@ -135,7 +136,8 @@ class SharedQueues(Queues):
             if not await self._is_free(queue, state):
                 return False
             ours = attrs.evolve(state, node=self._bus.address, lease=lease, epoch=self._store.epoch)
-            if await self._change(queue, ours):
+            # In another epoch by now, it would be none.
+            if await self._change(queue, ours) and ours.epoch == self._store.epoch:
                 return True
 
     async def _is_free(self, queue: str, state: State) -> bool:

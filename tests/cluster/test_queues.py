@@ -261,3 +261,48 @@ def test_stopping_leaves_no_timer(world: World) -> None:
     assert len(world.clock.getDelayedCalls()) == 2  # it notifies, and gives the lock back
     world.one.queues.stop()
     assert world.clock.getDelayedCalls() == []
+
+
+def test_a_lock_of_an_old_queue_whose_answer_was_lost_is_given_back(world: World) -> None:
+    value_of(world.two.put(b"1"))
+    calls = iter([True])
+    world.one.store.broken, world.one.store.done_all_the_same = lambda: next(calls, False), True
+
+    async def move() -> None:
+        await world.one.queues.move(QUEUE, lambda *_: succeed(None))
+
+    with pytest.raises(Unavailable):
+        value_of(Deferred.fromCoroutine(move()))
+    assert world.lock() == b"0"
+    assert world.two.take().got == [b"1"]
+
+
+class Past:
+    """A store that goes back just when a position is *asked for*, or *written*; its messages are others then."""
+
+    def __init__(self, store: Any, when: str) -> None:
+        self._store, self._when = store, when
+        self.gone_back = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    @property
+    def epoch(self) -> str:
+        return "another" if self.gone_back else str(self._store.epoch)
+
+    def get(self, space: str, key: str) -> Any:
+        found = self._store.get(space, key)
+        self.gone_back |= self._when == "asked for"
+        return found
+
+    def set(self, *words: Any, **options: Any) -> Any:
+        self.gone_back |= self._when == "written"
+        return self._store.set(*words, **options)
+
+
+def test_a_lock_written_in_another_epoch_is_written_again(world: World) -> None:
+    value_of(world.one.put(b"1"))
+    world.one.queues._store = Past(world.store, "written")
+    assert value_of(Deferred.fromCoroutine(world.one.queues._lock(QUEUE, 1)))
+    assert world.lock() == b"0 one 1 another"
