@@ -18,7 +18,7 @@ from broker.core.pauses import Pauses
 from broker.core.queues import LOG, POSITION, Queues
 from broker.errors import BrokerError, Conflict, Unavailable
 from broker.interfaces import ISharedBus
-from broker.messages import Mail, Quota
+from broker.messages import Event, Mail, Quota
 
 LOCK_RETRY = 0.25  # seconds until a node tries again to lock a queue
 RETRY_DELAY = 1.0  # seconds until it tries again to unlock one
@@ -80,7 +80,7 @@ class SharedQueues(Queues):
 
     # The other nodes.
 
-    async def _keep(self, mail: Mail, quota: Quota | None) -> tuple[int, bool]:
+    async def _keep(self, mail: Mail, quota: Quota | None) -> tuple[Event, bool]:
         try:
             kept = await super()._keep(mail, quota)
         except Unavailable:
@@ -171,14 +171,25 @@ class SharedQueues(Queues):
 
     # The position.
 
-    async def _advance(self, queue: str, upto: int) -> bool:
+    async def _advance(self, queue: str, upto: int, epoch: str) -> bool:
         while (state := await self._state(queue)).position < upto:
+            if epoch != self._store.epoch:  # other messages have these ids now, or will
+                return False
             if not state.position and await self._begins_after(queue, upto):
                 return False
             if await self._change(queue, attrs.evolve(state, position=upto)):
+                if epoch != self._store.epoch:
+                    await self._go_back(queue, upto, state.position)
+                    return False
                 await self._store.trim(LOG + queue, upto)
                 return True
         return False
+
+    async def _go_back(self, queue: str, moved: int, position: int) -> None:
+        """Store *position* again, which was *moved* when the store had just gone back."""
+        while (state := await self._state(queue)).position == moved:
+            if await self._change(queue, attrs.evolve(state, position=position)):
+                return
 
     async def _position(self, queue: str) -> tuple[int, int]:
         state = await self._state(queue)

@@ -69,9 +69,10 @@ class Backlog:
 
 @attrs.define(eq=False)
 class Progress:
-    """The id *since* which messages were to be handed out, and that *to* which they have been."""
+    """The id *since* which messages were to be handed out, and that *to* which they have been; of an *epoch*."""
 
     since: int
+    epoch: str
     to: int = attrs.field(default=attrs.Factory(lambda self: self.since, takes_self=True))
 
 
@@ -125,21 +126,23 @@ class Queues:
     ) -> bool:
         """Keep *mail*, which was handed to a session, until that has *taken* it."""
         backlog.clear, backlog.draining, backlog.again, backlog.acknowledged = False, True, True, True
-        id, dropped = 0, False
+        stored: Event | None = None
         try:
-            id, dropped = await self._keep(mail, quota)
+            stored, dropped = await self._keep(mail, quota)
         finally:
-            waiting = ensureDeferred(self._finish_offered(mail.queue, backlog, id, taken))
+            waiting = ensureDeferred(self._finish_offered(mail.queue, backlog, stored, taken))
             waiting.addErrback(self._drain_failed, mail.queue, backlog)
         return dropped
 
-    async def _finish_offered(self, queue: str, backlog: Backlog, id: int, taken: Deferred[bool | None]) -> None:
+    async def _finish_offered(
+        self, queue: str, backlog: Backlog, stored: Event | None, taken: Deferred[bool | None]
+    ) -> None:
         declined = False
         try:
             answer = await taken
             declined = answer is False
-            if answer and id:
-                await self._advance(queue, id)
+            if answer and stored is not None:
+                await self._advance(queue, stored.id, stored.epoch)
         finally:
             backlog.draining = False
             self.left(queue)
@@ -203,7 +206,7 @@ class Queues:
             kept = await self._store.read(LOG + queue, position, MESSAGES_PER_READ, READ_BYTES)
             if not kept:
                 return
-            moved = Progress(position)
+            moved = Progress(position, kept[0].epoch)
             await afterwards(self._move(queue, kept, put, moved), partial(self._keep_up, queue, moved))
 
     async def _move(
@@ -240,7 +243,7 @@ class Queues:
         if not self._may_deliver(queue):
             return None
         offered = self._offer_all(queue, kept)
-        delivered = Progress(position)
+        delivered = Progress(position, kept[0].epoch if kept else self._store.epoch)
         # Marked after the hand-over: a crash in between delivers again, and loses nothing.
         await afterwards(self._wait_for(queue, offered, delivered), partial(self._keep_up, queue, delivered))
         if kept and delivered.to != kept[-1].id:
@@ -263,7 +266,7 @@ class Queues:
     async def _keep_up(self, queue: str, progress: Progress) -> None:
         """Forget the messages that are done."""
         if progress.to != progress.since:
-            await self._advance(queue, progress.to)
+            await self._advance(queue, progress.to, progress.epoch)
 
     def _offer_all(self, queue: str, kept: Sequence[Event]) -> list[tuple[int, Taken]]:
         """Hand out what is *kept*, until something is declined; return the ids, each with what has become of it."""
@@ -283,13 +286,14 @@ class Queues:
         """Whether it is still for this node to deliver what *queue* keeps."""
         return True
 
-    async def _keep(self, mail: Mail, quota: Quota | None) -> tuple[int, bool]:
-        """Store *mail*; return its id, and whether an older one was dropped for it."""
+    async def _keep(self, mail: Mail, quota: Quota | None) -> tuple[Event, bool]:
+        """Store *mail*; return it as it is stored, and whether an older one was dropped for it."""
         stored = await self._store.append(LOG + mail.queue, _event(mail), quota)
-        return stored.id, stored.id > self._limit and await self._advance(mail.queue, stored.id - self._limit)
+        excess = stored.id - self._limit
+        return stored, excess > 0 and await self._advance(mail.queue, excess, stored.epoch)
 
-    async def _advance(self, queue: str, upto: int) -> bool:
-        """Forget the messages up to *upto*; say whether any were left of them."""
+    async def _advance(self, queue: str, upto: int, epoch: str) -> bool:
+        """Forget the messages up to *upto*, an id of *epoch*; say whether any were left of them."""
         while True:
             position, revision = await self._position(queue)
             if position >= upto or (not revision and await self._begins_after(queue, upto)):

@@ -289,6 +289,18 @@ FOUND: dict[str, Schedule] = {
             Step(11.0, "c3", "leave"),
         ),
     ),
+    "mail was lost whose ids had been delivered before the data went back": Schedule(
+        1,
+        2,
+        4,
+        (
+            Step(2.0, "c2", "enqueue", ("c3",)),
+            Step(3.0, "c2", "enqueue", ("c3",)),
+            Step(3.9, "n1", "lag", (0.3, 3.0)),
+            *(Step(4 + 0.001 * number, "c2", "enqueue", ("c3",)) for number in range(6)),
+            Step(6.22, "redis", "back", (0.1, 2.5)),
+        ),
+    ),
     "a client left while its mail was delivered slowly, and was to get it once": Schedule(
         1,
         2,

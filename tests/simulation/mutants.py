@@ -395,6 +395,12 @@ MUTANTS: dict[str, Mutant] = {
         "a lock could not be given back while Redis was away",
         Edit(SharedQueues, "_unlock", "await self._pauses.pause(RETRY_DELAY)", "return"),
     ),
+    "delivered up to an id of another epoch": _known(
+        "the position of a queue is moved to an id that was lost",
+        "mail was lost whose ids had been delivered before the data went back",
+        Edit(SharedQueues, "_advance", "if epoch != self._store.epoch:  #", "if False:  #"),
+        Edit(SharedQueues, "_advance", "if epoch != self._store.epoch:\n", "if False:\n"),
+    ),
     "key forgotten": _mutant(
         "what is published again is stored again",
         "topics",
