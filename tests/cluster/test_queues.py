@@ -305,7 +305,7 @@ class Past:
 def test_a_position_is_not_moved_to_an_id_of_another_epoch(world: World, when: str) -> None:
     world.store.append("mail/" + QUEUE, Event(QUEUE, "mail", b'["",1.0]\n1', time=world.clock.seconds()))
     value_of(world.store.set(POSITION, QUEUE, b"3"))
-    epoch, world.one.queues._store = world.store.epoch, Past(world.store, when)
+    epoch, world.one.queues._store = world.store.epoch, cast(Any, Past(world.store, when))
     value_of(Deferred.fromCoroutine(world.one.queues._advance(QUEUE, 7, epoch)))
     assert world.lock() == b"3"
     value_of(Deferred.fromCoroutine(world.one.queues._advance(QUEUE, 7, "another")))
@@ -314,6 +314,6 @@ def test_a_position_is_not_moved_to_an_id_of_another_epoch(world: World, when: s
 
 def test_a_lock_written_in_another_epoch_is_written_again(world: World) -> None:
     value_of(world.one.put(b"1"))
-    world.one.queues._store = Past(world.store, "written")
+    world.one.queues._store = cast(Any, Past(world.store, "written"))
     assert value_of(Deferred.fromCoroutine(world.one.queues._lock(QUEUE, 1)))
     assert world.lock() == b"0 one 1 another"
