@@ -15,6 +15,7 @@ from broker.errors import Invalid
 from broker.remembered import remembered
 
 MAX_NAME = 255  # characters
+MAX_KEY_BYTES = 1024  # of a key, as UTF-8
 MAX_TOKENS = 64  # of a pattern
 MAX_WILDCARDS = 16  # times that the token "*" may stand in a pattern
 WILDCARDS = ("*", ">")
@@ -103,6 +104,21 @@ def is_unicode(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def check_key(key: str) -> str:
+    """Return *key* if something can be stored by it, in every dialect that has keys.
+
+    That is 1 to 1024 bytes of UTF-8, control characters included: it names no line of a log, and no topic.
+    One that is longer than a topic may be, or has control characters, is watched by itself or by a pattern.
+
+    Raises:
+        Invalid: it is empty, too long, or has a lone surrogate.
+    """
+    # No character has more than four bytes.
+    if not key or not is_unicode(key) or (len(key) * 4 > MAX_KEY_BYTES and len(key.encode()) > MAX_KEY_BYTES):
+        raise Invalid("key")
+    return key
 
 
 def is_reserved(name: str) -> bool:

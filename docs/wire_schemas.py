@@ -8,7 +8,8 @@ import asyncapi_page
 import msgspec
 from msgspec import Raw, UnsetType
 
-from protocols.hpkv.frames import MAX_KEY_BYTES, MAX_RECORDS, Operation
+from broker.patterns import MAX_KEY_BYTES
+from protocols.hpkv.frames import MAX_RECORDS, Operation
 from protocols.microstream.wire import Answer, Envelope, Payload
 from protocols.thinws.frames import MAX_ID_LENGTH
 

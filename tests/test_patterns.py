@@ -8,6 +8,7 @@ from broker.errors import Invalid
 from broker.patterns import (
     MAX_TOKENS,
     MAX_WILDCARDS,
+    check_key,
     check_name,
     check_pattern,
     covers,
@@ -85,6 +86,17 @@ def test_what_can_not_name_a_topic_is_refused(name):
 @pytest.mark.parametrize("name", ["x" * 255, "users/v1:add", "žluťoučký kůň", "__proto__", "😀", "a b", "a\xa0b"])
 def test_any_other_text_names_a_topic(name):
     assert check_name(name) == name
+
+
+@pytest.mark.parametrize("key", ["", "k" * 1025, "\u00e9" * 513, "\U0001f600" * 257, "a\ud800"])
+def test_what_can_not_be_stored_by_is_refused(key):
+    with pytest.raises(Invalid):
+        check_key(key)
+
+
+@pytest.mark.parametrize("key", ["k" * 1024, "\u00e9" * 512, "\U0001f600" * 256, "a\0b", "a\nb", "\x7f", ">", "*"])
+def test_any_other_text_is_a_key(key):
+    assert check_key(key) == key
 
 
 IMPOSSIBLE = [

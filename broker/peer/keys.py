@@ -11,7 +11,7 @@ from broker.core.keys import Predicate
 from broker.core.slices import slices_of
 from broker.errors import Invalid
 from broker.messages import MAX_ID, Entry, Event, Quota, quota_of
-from broker.patterns import BROKER, KEY_PREFIX, check_name, check_pattern, is_key_of_broker, predicate_of
+from broker.patterns import BROKER, KEY_PREFIX, check_key, check_pattern, is_key_of_broker, predicate_of
 from broker.peer.client import Client
 
 CHANGES_PER_LOOK = 100  # that are compared with a pattern before others may get their turn
@@ -85,7 +85,7 @@ class KeyVerbs(Client):
     def watch_pattern(self, pattern: str, *, exact: bool = False) -> None:
         """See ``IPeer.watch_pattern``."""
         self._allow("watch", KEY_PREFIX, rate_limited=False, check_permission=False)
-        check_name(pattern, "pattern") if exact else check_pattern(pattern)
+        check_key(pattern) if exact else check_pattern(pattern)
         self._parts.keys.watch_pattern(self, pattern, self._may("subscribe"), exact=exact)
 
     def unwatch_pattern(self, pattern: str, *, exact: bool = False) -> None:
@@ -105,7 +105,7 @@ class KeyVerbs(Client):
     async def changes(self, pattern: str, epoch: str, after: int, *, exact: bool = False) -> list[Event] | None:
         """See ``IPeer.changes``."""
         self._allow("watch", KEY_PREFIX, rate_limited=False, check_permission=False)
-        check_name(pattern, "pattern") if exact else check_pattern(pattern)
+        check_key(pattern) if exact else check_pattern(pattern)
         if not 0 <= after <= MAX_ID:
             raise Invalid("from")
         if epoch != await epoch_of(self._parts.store, epoch):

@@ -16,8 +16,9 @@ from broker.errors import BrokerError, Invalid, NotFound
 from broker.jsontext import ERRORS as DECODE_ERRORS
 from broker.jsontext import overflows, read_fields
 from broker.messages import Entry, Event, Frame, text_frame
+from broker.patterns import MAX_KEY_BYTES
+from broker.patterns import check_key as check_any_key
 
-MAX_KEY_BYTES = 1024  # of a key, as UTF-8
 DEFAULT_RECORDS = 100  # of a RANGE that names no limit
 MAX_RECORDS = 1000  # records of any RANGE
 MAX_ANSWER_BYTES = 1 << 20  # of the records of one answer
@@ -89,9 +90,12 @@ def check_key(key: str) -> None:
     """
     if not key:
         raise Invalid("key", message="Key is required")
-    # No character has more than four bytes.
-    if len(key) * 4 > MAX_KEY_BYTES and len(key.encode()) > MAX_KEY_BYTES:
-        raise Invalid("key", message="Key too large")
+    if len(key) * 4 <= MAX_KEY_BYTES:  # fast path: no character has more than four bytes
+        return
+    try:
+        check_any_key(key)
+    except Invalid:
+        raise Invalid("key", message="Key too large") from None
 
 
 def text_value(operation: Operation) -> bytes:

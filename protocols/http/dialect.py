@@ -10,7 +10,7 @@ from zope.interface import implementer
 from broker.errors import BrokerError, Invalid, RateLimited, TooLarge
 from broker.interfaces import Coro, IHttpDialect, IPeer
 from broker.messages import HttpRequest, Response
-from broker.patterns import check_name
+from broker.patterns import check_key, check_name
 from protocols.http.answers import Refusal, failed, problem
 from protocols.http.bodies import BODY_OPERATIONS
 from protocols.http.calls import Calls
@@ -104,7 +104,7 @@ class Http:
         if not operation.open:
             _identify(peer, request, found, may_be_in_query=streams)
         peer.take_one_token()
-        names = [check_name(unquoted(each, name), name) for name, each in zip(operation.names, encoded, strict=True)]
+        names = [_checked(unquoted(each, name), name) for name, each in zip(operation.names, encoded, strict=True)]
         query = parameters(operation.stream_query if streams else operation.query, found)
         check_coding(request)
         if len(request.body) > self._max_body:
@@ -156,3 +156,8 @@ def _other_method(request: HttpRequest, methods: dict[str, Operation]) -> Respon
     if request.method == "OPTIONS" and "access-control-request-method" not in request.headers:
         return Response(204, content_type="", headers=allow)
     return problem(405, f"{request.method} is not allowed", headers=allow)  # a preflight is answered by the port
+
+
+def _checked(text: str, name: str) -> str:
+    """Return *text*, which is what a path has in the place of *name*, if it can be one."""
+    return check_key(text) if name == "key" else check_name(text, name)

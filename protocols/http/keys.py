@@ -13,7 +13,7 @@ from broker.core.keys import merge
 from broker.errors import Conflict, Invalid, NotFound, TooLarge
 from broker.jsontext import ERRORS
 from broker.messages import MAX_EXPIRY, MAX_TIME, Entry, Event, Response, revision_of
-from broker.patterns import KEY_PREFIX, check_name
+from broker.patterns import KEY_PREFIX
 from broker.streams import StreamSession
 from protocols.http.answers import Refusal, answer, encode, etag, problem
 from protocols.http.conditions import IF_MATCH, IF_NONE_MATCH, check_unchanged, read_tags
@@ -63,7 +63,7 @@ class Amount(Strict):
 
 async def read(call: Call) -> Response:
     """Answer with the value as it is."""
-    key, peer = _key(call), call.peer
+    key, peer = call.name, call.peer
     entry = await peer.get(key)
     if entry is None:
         raise NotFound("key", key)
@@ -73,7 +73,7 @@ async def read(call: Call) -> Response:
 
 async def write(call: Call) -> Response:
     """Create or replace the key."""
-    key, peer, value = _key(call), call.peer, _text(call)
+    key, peer, value = call.name, call.peer, _text(call)
     expires = 0.0
     if call.query.ttl is not None:
         expires = peer.wall.time() + call.query.ttl
@@ -85,7 +85,7 @@ async def write(call: Call) -> Response:
 
 async def patch(call: Call) -> Response:
     """Merge an object into the key's one level deep, or append to another value."""
-    key, peer, value = _key(call), call.peer, _text(call)
+    key, peer, value = call.name, call.peer, _text(call)
     if not (call.header("if-match") or call.header("if-none-match")):
         return _changed(call, key, await peer.patch(key, value))
 
@@ -101,7 +101,7 @@ async def patch(call: Call) -> Response:
 
 async def remove(call: Call) -> Response:
     """Remove the key."""
-    key, peer = _key(call), call.peer
+    key, peer = call.name, call.peer
     if not await _under_condition(call, key, lambda at: peer.delete(key, revision=at)):
         raise NotFound("key", key)
     return Response(204, content_type="")
@@ -109,7 +109,7 @@ async def remove(call: Call) -> Response:
 
 async def increment(call: Call) -> Response:
     """Add a number to the key; a missing one counts as 0."""
-    key = _key(call)
+    key = call.name
     body = json_body(call.request).strip() or b"1"
     if body[:1] == b"{":
         body = bytes(read_json(Amount, body).amount)
@@ -140,11 +140,6 @@ async def _entries(peer: Any, prefix: str, after: str | None, limit: int) -> tup
     )
     size = sum(len(key) + len(entry.value) for key, entry in found)
     return found[:limit], len(found) > limit or size >= MAX_BYTES
-
-
-def _key(call: Call) -> str:
-    check_name(KEY_PREFIX + call.name, "key")
-    return call.name
 
 
 def _text(call: Call) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from broker.messages import Response
-from broker.patterns import KEY_PREFIX, MAX_NAME
+from broker.patterns import MAX_KEY_BYTES
 from broker.schemas import default_of, schema_of
 from protocols.http.answers import CODES, PROBLEM, answer
 from protocols.http.operations import Call, Operation
@@ -19,7 +19,7 @@ from protocols.http.requests import STREAMED
 # Of every operation: what the request says is wrong, who asks may not, too much, or the broker can not.
 ERRORS = (400, 401, 403, 404, 413, 415, 429, 500, 503)
 NAME = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[^\u0000-\u001f\u007f]+$"}
-KEY = NAME | {"maxLength": MAX_NAME - len(KEY_PREFIX)}
+KEY = {"type": "string", "minLength": 1, "maxLength": MAX_KEY_BYTES}  # of any characters
 TAG_PATTERN = r'^(\*|[ \t,]*((W/)?"[!#-~]*"|[0-9]{1,16})([ \t,]+(W/)?"[!#-~]*")*)$'
 FIELDS: dict[str, dict[str, Any]] = {
     "Idempotency-Key": NAME,

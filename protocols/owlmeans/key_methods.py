@@ -11,7 +11,7 @@ import msgspec
 
 from broker.errors import Invalid
 from broker.messages import MAX_EXPIRY, MAX_ID
-from broker.patterns import KEY_PREFIX, check_name, check_pattern
+from broker.patterns import check_key, check_pattern
 from protocols.owlmeans.methods import Answer, Method, Options
 from protocols.owlmeans.watches import MAX_ANSWER_BYTES, MAX_ENTRIES, size_of
 from protocols.owlmeans.wire import entry_of
@@ -46,7 +46,7 @@ class Get(Method):
 
     async def run(self, session: Session) -> Answer:
         """Answer with value and revision; a missing key has the value null and the revision 0."""
-        return entry_of(self.key, await session.peer.get(_checked(self.key)))
+        return entry_of(self.key, await session.peer.get(check_key(self.key)))
 
 
 class Set(Method):
@@ -66,7 +66,7 @@ class Set(Method):
             if not (options.ttl > 0 and expires <= MAX_EXPIRY):
                 raise Invalid("ttl")
         value = self.value.encode()
-        entry = await session.peer.set(_checked(self.key), value, revision=_revision(options), expires=expires)
+        entry = await session.peer.set(check_key(self.key), value, revision=_revision(options), expires=expires)
         return {"key": self.key, "revision": entry.revision}
 
 
@@ -79,7 +79,7 @@ class Patch(Method):
 
     async def run(self, session: Session) -> Answer:
         """Answer with the new value and revision."""
-        return entry_of(self.key, await session.peer.patch(_checked(self.key), self.value.encode()))
+        return entry_of(self.key, await session.peer.patch(check_key(self.key), self.value.encode()))
 
 
 class Increment(Method):
@@ -94,7 +94,7 @@ class Increment(Method):
         amount = bytes(self.amount)
         if amount[:1] not in b"-0123456789":
             raise Invalid("amount")
-        return entry_of(self.key, await session.peer.increment(_checked(self.key), amount))
+        return entry_of(self.key, await session.peer.increment(check_key(self.key), amount))
 
 
 class Delete(Method):
@@ -107,7 +107,7 @@ class Delete(Method):
     async def run(self, session: Session) -> Answer:
         """Answer with whether it was there."""
         revision = _revision(self.options or Condition())
-        return {"key": self.key, "deleted": await session.peer.delete(_checked(self.key), revision=revision)}
+        return {"key": self.key, "deleted": await session.peer.delete(check_key(self.key), revision=revision)}
 
 
 class Range(Method):
@@ -162,7 +162,7 @@ class Watch(Method):
     async def run(self, session: Session) -> Answer:
         """Answer with the present entries, or with none if the changes from a revision on follow."""
         options = self.options or WatchOptions()
-        check_name(self.pattern, "pattern") if options.exact else check_pattern(self.pattern)
+        check_key(self.pattern) if options.exact else check_pattern(self.pattern)
         since = None if options.since is None else (options.since.epoch, options.since.revision)
         start = await session.watches.begin(self.pattern, exact=options.exact, previous=options.previous, since=since)
         return {
@@ -188,12 +188,6 @@ class Unwatch(Method):
         """Answer with the patterns that are left."""
         session.watches.end(self.pattern)
         return {"watching": session.watches.patterns}
-
-
-def _checked(key: str) -> str:
-    check_name(key, "key")
-    check_name(KEY_PREFIX + key, "key")
-    return key
 
 
 def _revision(options: Condition) -> int | None:

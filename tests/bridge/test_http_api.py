@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from urllib.parse import quote
 
 import pytest
 import pytest_twisted
@@ -116,6 +117,34 @@ async def test_a_key_is_one_of_hpkv(shared_daemon, join):
     assert (await request("DELETE", url)).status == 204
     while (await hpkv.notification())["value"] is not None:
         pass
+
+
+@pytest.mark.parametrize("key", ["a\0b", "line\nbreak\x7f", "\u00e9" * 512, "\U0001f600" * 256, "/../%2e?#", "."])
+@pytest_twisted.ensureDeferred
+async def test_each_dialect_reaches_every_key_of_the_others(shared_daemon, join, key):
+    owl, hpkv = await join(OwlMeans), await join(Hpkv.watcher, key)
+    url = f"{shared_daemon.url}/v1/keys/{quote(key, safe='')}"
+    await owl.ask("broker.watch", key, {"exact": True})
+    await hpkv.set(key, "1")
+    assert (await hpkv.notification())["key"] == json.loads(await owl.event())["payload"]["key"] == key
+    assert (await get(url)).text == (await owl.ask("broker.get", key))["value"] == "1"
+    assert (await request("PUT", url, body=b"2")).status == 200
+    assert (await hpkv.get(key))["value"] == "2"
+    assert (await owl.ask("broker.set", key, "3"))["key"] == key
+    assert (await get(url)).text == "3"
+    assert (await owl.ask("broker.delete", key))["deleted"]
+    assert ((await get(url)).status, (await hpkv.get(key))["code"]) == (404, 404)
+
+
+@pytest.mark.parametrize("key", ["k" * 1025, "\u00e9" * 513, "\U0001f600" * 257])
+@pytest_twisted.ensureDeferred
+async def test_a_key_that_is_too_long_is_refused_in_the_words_of_each_dialect(shared_daemon, join, key):
+    owl, hpkv = await join(OwlMeans), await join(Hpkv)
+    refused = await get(f"{shared_daemon.url}/v1/keys/{quote(key)}")
+    assert (refused.status, refused.json()["code"]) == (400, "INVALID")
+    assert "SocketErrorMessageMalformed" in await owl.failure("broker.get", key)
+    answered = await hpkv.get(key)
+    assert (answered["code"], answered["error"]) == (400, "Key too large")
 
 
 @pytest_twisted.ensureDeferred

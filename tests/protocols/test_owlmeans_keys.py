@@ -98,7 +98,7 @@ def test_range_ends_when_it_is_long_enough(room):
         ("get", [], "arguments"),
         ("get", [5], "key"),
         ("get", [""], "key"),
-        ("get", ["k" * 253], "key"),
+        ("get", ["k" * 1025], "key"),
         ("set", ["k", 5], "value"),
         ("set", ["k", "v", {"ttl": 0}], "ttl"),
         ("set", ["k", "v", {"ttl": 8.64e12}], "ttl"),
