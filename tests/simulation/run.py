@@ -7,6 +7,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from typing import Any
 
 import attrs
@@ -23,6 +24,9 @@ SETTLE = 6.0  # seconds after everything has healed
 READY = 30.0  # seconds in which all nodes must be ready again
 LEAVING = 6.0  # seconds after the last client has left: longer than a topic stays subscribed, or a link idle
 SNAPSHOTS = 0.25  # seconds between two states of the data that the server may go back to
+COLLECTED = 16  # runs between two looks for what they have left: some 0.8 MB each
+
+_runs = count()
 
 
 @attrs.frozen
@@ -285,6 +289,8 @@ def run_schedule(schedule: Schedule, *, keep_trace: bool = False) -> Result:
     """Return what the run of *schedule* shows."""
     enabled = gc.isenabled()
     gc.disable()  # what it finds is logged whenever it runs
+    if next(_runs) % COLLECTED == 0:
+        gc.collect()  # what other runs have left, and would never be looked at
     gc.freeze()  # it has no look at anything but this run
     try:
         with _unraisable() as found:
