@@ -178,6 +178,7 @@ class Settings:
         ("tcp:8001:interface=127.0.0.1",),
         "Where ``/metrics`` is served, ``/about`` and ``/ready`` with names and addresses, and ``/admin/``; "
         "``none`` for nowhere. "
+        "A ``unix:`` endpoint without a ``mode=`` is for the daemon's own user. "
         "Where other machines can connect, ``TXBROKER_ADMIN_SECRET`` is needed.",
     )
     admin_secret: str = option(

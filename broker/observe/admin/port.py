@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ from broker.config.addresses import url_of
 
 log = Logger()
 
+PRIVATE = ":mode=600"  # of a unix socket
+
 
 class Drainable(Protocol):
     """What a port needs of ``broker.web.site.Site`` to stop."""
@@ -31,7 +34,7 @@ class AdminPort(Service):
     Args:
         site: answers the requests.
         listen: listens on one endpoint string with *site*.
-        endpoints: endpoint strings.
+        endpoints: endpoint strings; a unix socket without a mode is for its owner alone.
         bind: binds the socket of one of them.
     """
 
@@ -44,7 +47,7 @@ class AdminPort(Service):
     ) -> None:
         self._site = site
         self._listen, self._bind = listen, bind
-        self._endpoints = tuple(endpoints)
+        self._endpoints = tuple(map(private, endpoints))
         self._ports: list[IListeningPort] = []
 
     def privilegedStartService(self) -> None:
@@ -72,3 +75,10 @@ class AdminPort(Service):
 
     def _on_failure(self, failure: Failure, endpoint: str) -> None:
         log.warn("no metrics: TXBROKER_ADMIN_LISTEN={endpoint}: {reason}", endpoint=endpoint, reason=str(failure.value))
+
+
+def private(endpoint: str) -> str:
+    """Return *endpoint*; a unix socket gets a mode that lets only its owner connect, if it has no mode."""
+    # A backslash makes a colon a part of the path.
+    named = endpoint.startswith("unix:") and not re.search(r"(?<!\\):mode=", endpoint)
+    return endpoint + PRIVATE if named else endpoint
