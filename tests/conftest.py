@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -50,6 +51,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("TXBROKER_SPEEDUPS") == "off":  # daemons have it from ``clean_environ``
         broker.speedups.built = None
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell has started it in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     use_monotonic_time(reactor)  # as the daemon does: whatever takes its seconds for a date is wrong
     hypothesis.settings.load_profile("soak" if config.getoption("--soak") else "txbroker")
     pytest_twisted.blockon_default = blockon

@@ -38,6 +38,7 @@ OTHERS = (
 UNREADABLE = ("NaN", "Infinity", "-Infinity", "[" * 5000 + "]" * 5000)  # no JSON, or nested too deep to be read
 edges = st.sampled_from((*NUMBERS, *OTHERS, *UNREADABLE))
 KEYS = ('"k"', '"other"', '"n"')
+FIRST, LAST = "\0", "\U0010ffff"  # any character may be in a key
 
 
 class World:
@@ -82,11 +83,11 @@ class World:
 
     def check_others(self) -> None:
         """See that another client can still read, list, watch, change and remove whatever there is."""
-        for entry in self.call(self.other, "broker.range", ["", "~"])["entries"]:
+        for entry in self.call(self.other, "broker.range", ["", LAST])["entries"]:
             assert self.call(self.other, "broker.get", [entry["key"]]) == entry
         newcomer = self.join("owlmeans")
         found = self.call(newcomer, "broker.watch", [">"])["entries"]
-        records = self.hpkv({"op": 5, "key": "", "endKey": "~"}, key=" ")["records"]
+        records = self.hpkv({"op": 5, "key": FIRST, "endKey": LAST})["records"]
         assert {record["key"] for record in records} == {entry["key"] for entry in found}
         assert self.http("ganomede", "GET", "/latest?channel=ch").status == 200
         for entry in found:

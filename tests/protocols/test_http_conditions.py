@@ -154,13 +154,21 @@ def test_a_packed_body_is_refused_everywhere(api: Api, method: str, path: str, c
 
 @pytest.mark.parametrize(
     "path",
-    ["/topics/{}", "/topics/{}/members", "/cursors/c/{}", "/cursors/{}/t", "/keys/{}", "/queues/{}", "/queues/{}/dead"],
+    ["/topics/{}", "/topics/{}/members", "/cursors/c/{}", "/cursors/{}/t", "/queues/{}", "/queues/{}/dead"],
 )
 def test_what_can_be_no_name_is_refused_everywhere(api: Api, path: str) -> None:
     for name in ("x" * 256, "%00", "a%0Ab", "%7F", "%ED%A0%80", "%zz", "%"):
         assert api.get(path.format(name)).status == 400, name
         assert api.ask("HEAD", path.format(name)).status == 400, name
     assert api.get(path.format("%2E%2E%2Fa%20%C3%A9%3F%23")).status in (200, 404)
+
+
+def test_a_key_has_any_characters_and_a_kilobyte(api: Api) -> None:
+    for key in ("x" * 1025, "%C3%A9" * 513, "%ED%A0%80", "%zz", "%"):
+        assert api.get(f"/keys/{key}").status == 400, key
+        assert api.ask("HEAD", f"/keys/{key}").status == 400, key
+    for key in ("x" * 1024, "%C3%A9" * 512, "%00", "a%0Ab", "%7F", "%2E%2E%2Fa%20%C3%A9%3F%23"):
+        assert api.get(f"/keys/{key}").status == 404, key
 
 
 def test_a_name_that_is_too_long_is_refused_before_it_is_looked_up(api: Api) -> None:
