@@ -162,6 +162,11 @@ def is_pattern(name: str) -> bool:
     return tokens[-1] == ">" or name[-1] == "*" or "*" in tokens
 
 
+def pattern_tokens(topic: str, exact: bool = False) -> int:
+    """Return of how many tokens the pattern *topic* is; 0 for what stands for itself, as all does that is *exact*."""
+    return 0 if exact or not is_pattern(topic) else topic.count(".") + 1
+
+
 def is_prefix(token: str) -> bool:
     """Whether *token*, the last one of a pattern, stands for whatever begins with the text before its ``*``."""
     return token[-1:] == "*" and len(token) > 1

@@ -100,6 +100,7 @@ class Client:
     since: float = 0.0
     # By topic and whether that is exact: whether it gets its own events, too, or the subscription from a position.
     _topics: dict[tuple[str, bool], bool | Follower] | None = None
+    _tokens: int = 0  # of the patterns among them
     _beginning: list[Follower] | None = None  # those whose beginning is looked for
     _disconnect: Callable[[int, str], object] | None = attrs.field(default=None, repr=False)
     _share: Share | None = attrs.field(default=None, repr=False)  # of its principal, once that was asked for
@@ -634,6 +635,7 @@ class Client:
         for follower in self._beginning or ():
             follower.stop()
         self._topics = self._beginning = None
+        self._tokens = 0
         if self.member:
             parts.memberships.exit(self.member, cast(Session, self))  # every client is a whole peer
             self.member = ""

@@ -58,7 +58,7 @@ class FollowVerbs(TopicVerbs):
                 beginning.remove(follower)
         if not follower.stopped:  # it may have been unsubscribed meanwhile
             self._end_subscription(topic, exact)
-            self._keep(follower)
+            self._keep_subscription(topic, exact, follower)
         return follower
 
     def _allow_to_read(self, topic: str, exact: bool) -> None:
@@ -100,11 +100,6 @@ class FollowVerbs(TopicVerbs):
         followers, reading = self._parts.followers, (self._share or self._take_share()).reading
         return Follower(followers, self.id, topic, exact, echo, deliver, lost, self.hold, reading, self.fail)
 
-    def _keep(self, follower: Follower) -> None:
-        if self._topics is None:
-            self._topics = {}
-        self._topics[follower.topic, follower.exact] = follower
-
     def fall_behind(
         self, event: Event, pattern: str, deliver: Callable[[Event], bool], lost: Callable[[Loss], object]
     ) -> bool:
@@ -116,7 +111,7 @@ class FollowVerbs(TopicVerbs):
             return False
         follower = self._make_follower(*key, echo, deliver, lost)
         self._parts.topics.unsubscribe(self, pattern, exact=key[1])
-        self._keep(follower)
+        self._keep_subscription(*key, follower)
         follower.fall_behind(event)
         self._parts.metrics.slow_consumer("pull")
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import ceil
 from typing import TypeVar
@@ -27,7 +27,7 @@ from broker.messages import (
     Quota,
     quota_of,
 )
-from broker.patterns import LOG_PREFIX, PRESENCE_PREFIX, check_name, check_pattern, is_pattern
+from broker.patterns import LOG_PREFIX, PRESENCE_PREFIX, check_name, check_pattern, is_pattern, pattern_tokens
 from broker.peer.client import Client
 
 T = TypeVar("T")
@@ -48,12 +48,12 @@ class TopicVerbs(Client):
     def subscribe(self, topic: str, *, exact: bool = False, echo: bool = False, rate_limited: bool = True) -> None:
         """See ``IPeer.subscribe``."""
         self._allow_to_subscribe(topic, exact=exact, rate_limited=rate_limited)
-        topics = self._check_room(topic, exact)
-        held = topics.get((topic, exact))
+        self._check_room(topic, exact)
+        held = self._topics.get((topic, exact)) if self._topics else None
         if isinstance(held, Follower):
             held.echo = echo
             return
-        topics[topic, exact] = echo
+        self._keep_subscription(topic, exact, echo)
         self._parts.topics.subscribe(self, topic, exact=exact, echo=echo)
 
     def _allow_to_subscribe(self, topic: str, *, exact: bool, rate_limited: bool) -> None:
@@ -65,33 +65,21 @@ class TopicVerbs(Client):
         if plain and not self._may_name("subscribe", asked):
             raise self.deny("subscribe", asked)
 
-    def _check_room(self, topic: str, exact: bool) -> dict[tuple[str, bool], bool | Follower]:
-        """Return its subscriptions, if there may be one of *topic* besides.
+    def _check_room(self, topic: str, exact: bool) -> None:
+        """Check that the client may have one subscription more, of *topic*, unless it has that already.
+
+        The patterns of a client have few tokens, as each may be looked at for each event of others.
 
         Raises:
             RateLimited: there are too many, or their patterns have too many tokens.
         """
-        topics = self._topics
-        if topics is None:
-            topics = self._topics = {}
+        topics, most = self._topics or {}, self._parts.settings.max_subscriptions
+        if (topic, exact) in topics:
+            return
         beginning = len(self._beginning) if self._beginning else 0
-        if (topic, exact) not in topics and len(topics) + beginning >= self._parts.settings.max_subscriptions:
+        tokens = pattern_tokens(topic, exact)
+        if len(topics) + beginning >= most or (tokens > FREE_TOKENS and tokens + self._tokens > FREE_TOKENS * most):
             raise self._log(RateLimited("limit", "subscriptions"), "subscribe", "TXBROKER_MAX_SUBSCRIPTIONS")
-        if not exact and is_pattern(topic):
-            self._count_tokens(topics, topic)
-        return topics
-
-    def _count_tokens(self, topics: Iterable[tuple[str, bool]], pattern: str) -> None:
-        """Check that the patterns of this client have few tokens: each may be looked at for each event of others.
-
-        Raises:
-            RateLimited: they have too many.
-        """
-        tokens = pattern.count(".") + 1
-        if tokens > FREE_TOKENS:
-            tokens += sum(topic.count(".") + 1 for topic, exact in topics if not exact and is_pattern(topic))
-            if tokens > FREE_TOKENS * self._parts.settings.max_subscriptions:
-                raise self._log(RateLimited("limit", "subscriptions"), "subscribe", "TXBROKER_MAX_SUBSCRIPTIONS")
 
     async def listening(self) -> None:
         """See ``IPeer.listening``."""
@@ -112,8 +100,18 @@ class TopicVerbs(Client):
             if (follower.topic, follower.exact) == (topic, exact):
                 follower.stop()
 
+    def _keep_subscription(self, topic: str, exact: bool, held: bool | Follower) -> None:
+        topics = self._topics
+        if topics is None:
+            topics = self._topics = {}
+        if (topic, exact) not in topics:
+            self._tokens += pattern_tokens(topic, exact)
+        topics[topic, exact] = held
+
     def _end_subscription(self, topic: str, exact: bool) -> None:
         held = None if self._topics is None else self._topics.pop((topic, exact), None)
+        if held is not None:
+            self._tokens -= pattern_tokens(topic, exact)
         if isinstance(held, Follower):
             held.stop()
         elif held is not None:

@@ -734,6 +734,32 @@ def test_the_patterns_of_a_peer_have_few_tokens_on_the_average(clock):
     peer.subscribe("*.b")
 
 
+def test_the_tokens_of_a_pattern_count_once_and_as_long_as_it_is_subscribed_to(clock):
+    peer = attach(make_broker(clock, max_subscriptions=3))
+    long, other = (f"*.{'.'.join(letter * 14)}" for letter in "ab")
+    for _ in range(3):
+        peer.subscribe(long)
+        with pytest.raises(RateLimited):
+            peer.subscribe(other)
+    peer.unsubscribe(long)
+    peer.unsubscribe(long)
+    for exact in (False, True):
+        peer.subscribe(other, exact=exact)
+        with pytest.raises(RateLimited):
+            peer.subscribe(long)
+    peer.close()
+    assert peer.subscriptions == []
+
+
+def test_to_subscribe_to_one_pattern_more_looks_at_none_of_the_others(clock, monkeypatch):
+    peer = attach(make_broker(clock, max_subscriptions=300))
+    looked = []
+    monkeypatch.setattr("broker.peer.topics.pattern_tokens", lambda *words: looked.append(words) or 10)
+    for number in range(200):
+        peer.subscribe(f"*.{number}.3.4.5.6.7.8.9.10")
+    assert len(looked) == 400  # when it is checked, and when it is kept
+
+
 def test_procedures_that_match_are_found_in_slices(broker, clock):
     peers = [attach(broker) for _ in range(3)]
     for number, peer in enumerate(peers):
