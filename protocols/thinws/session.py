@@ -50,6 +50,7 @@ class Session(OrderedSession):
     _open_rooms: bool
     identity: str = ""
     _token_refused: bool = False
+    _refusal_logged: bool = False  # whether the log has a line of what the next refusal tells the client
     _lack: str = ""  # what a web token lacked that was refused
     _postponed: str = ""  # the token that was not looked at, since too many wrong ones came from its address
     _connected: bool = False
@@ -65,13 +66,14 @@ class Session(OrderedSession):
         One that can not be looked at now is looked at with a later frame.
         """
         self._token_refused, self._postponed, self._lack = True, "", ""
+        self._refusal_logged = False
         try:
             self._peer.identify(token)
             self._token_refused = False
         except RateLimited:
             self._postponed = token
         except BrokerError as error:
-            self._lack = error.explanation
+            self._lack, self._refusal_logged = error.explanation, True
 
     # What the transport and the core call
 
@@ -193,6 +195,9 @@ class Session(OrderedSession):
             self.authenticate(self._postponed)
             if self._postponed:
                 raise RateLimited("limit", "auth")
+        if self._refusal_logged:  # that of the credential, which this frame tells the client of
+            self._refusal_logged = False
+            raise Unauthenticated(kind, message=self._lack)
         if self._token_refused or not self._peer.admitted:
             raise self._peer.unauthenticated(kind, self._lack)
 
