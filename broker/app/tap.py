@@ -391,6 +391,7 @@ def make_site(
         ready=broker.obstacles,
         about=broker.about,
         memory=broker.memory,
+        refusals=broker.parts.refusals,
         spread=settings.clustered,
     )
 
@@ -479,6 +480,7 @@ def make_admin_site(
         secret=settings.admin_secret,
         hosts=settings.allowed_hosts,
         ready=broker.ready,
+        refusals=broker.parts.refusals,
     )
 
 

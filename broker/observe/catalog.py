@@ -20,7 +20,7 @@ VERBS = (
     *("write", "mint", "answer", "cancel", "procedures", "watch", "index", "join", "part", "identify", "about"),
     "ignore",
 )
-REFUSALS = ("UNAUTHENTICATED", "DENIED", "RATE_LIMITED")
+REFUSALS = ("UNAUTHENTICATED", "DENIED", "RATE_LIMITED", "UNAVAILABLE")
 CLOSE_CODES = ("1000", "1001", "1002", "1003", "1005", "1006", "1007", "1008", "1009", "1011", "1012", "1013")
 APPLICATION_CODES = ("3xxx", "4xxx")
 RESULTS = OK, ERROR, TIMEOUT, LOST, CANCELLED, ABANDONED = ("ok", "error", "timeout", "lost", "cancelled", "abandoned")
@@ -108,7 +108,12 @@ _GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("sessions", GAUGE, "Sessions that others can see."),
         Metric("members", GAUGE, "Clients that are present on topics, on all nodes, each topic by itself.", across=MAX),
         Metric("auth_failures", COUNTER, "Credentials refused.", ("dialect",)),
-        Metric("refusals", COUNTER, "Credentials, permissions and rates refused.", ("dialect", "code")),
+        Metric(
+            "refusals",
+            COUNTER,
+            "Credentials, permissions, rates, web pages and connections refused.",
+            ("dialect", "code"),
+        ),
         Metric("refusals_not_logged", COUNTER, "Refusals that the log has no line of."),
         Metric("rate_limited", COUNTER, "Verbs refused for their rate, or because memory is short."),
         Metric("slow_consumers", COUNTER, "Clients that read too slowly, and what was done about it.", ("policy",)),

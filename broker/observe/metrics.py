@@ -247,7 +247,8 @@ class Metrics:
     def begin_port(self) -> None:
         """Let the counters exist of connections that are no WebSocket, of operators and of slow clients."""
         self.begin_connections(HTTP, ("101", "1000"))
-        self.begin_refusals(ADMIN)
+        for part in (HTTP, ADMIN):
+            self.begin_refusals(part)
         self.begin_verbs(ADMIN)
         for policy in POLICIES:
             self.slow_consumers[policy] += 0

@@ -5,12 +5,14 @@ from __future__ import annotations
 import attrs
 
 from broker.access.browsers import BrowserPolicy
+from broker.access.refusals import RefusalLog
+from broker.errors import Denied
 from broker.messages import HttpRequest, Response
 from broker.web.extras import DialectExtras
-from broker.web.refusals import ThrottledLogger
 
 MAX_KNOWN_HOSTS = 100  # values of Host that are remembered as answered to
 MAX_HOST_LENGTH = 255
+MAX_METHOD, MAX_PATH = 10, 40  # characters of a request in the log
 PREFLIGHT_SECONDS = "600"
 GRANT_HEADERS = ("access-control-allow-origin", "access-control-allow-credentials", "access-control-expose-headers")
 EXPOSED = "ETag, Idempotent-Replayed, Retry-After, X-Epoch, X-Expires, X-Request-Id"
@@ -24,17 +26,20 @@ class Browsers:
             them, and no page, needs no other look.
     """
 
-    def __init__(self, policy: BrowserPolicy, log: ThrottledLogger) -> None:
+    def __init__(self, policy: BrowserPolicy, refusals: RefusalLog) -> None:
         self.known_hosts: set[str | None] = set()
         self._policy = policy
-        self._log = log
+        self._refusals = refusals
 
-    def objection(self, request: HttpRequest, extras: DialectExtras | None, *, handshake: bool = False) -> str:
+    def objection(
+        self, request: HttpRequest, extras: DialectExtras | None, dialect: str, *, handshake: bool = False
+    ) -> str:
         """Return why *request* is refused, which stands in the log then; "" when it is not.
 
         Args:
             request: of any kind.
             extras: those of its dialect; None: the port answers it itself.
+            dialect: what the log calls that.
             handshake: whether it opens a WebSocket.
         """
         any_origin = handshake and extras is not None and extras.any_origin
@@ -42,17 +47,9 @@ class Browsers:
         if objection is None:
             self._remember(request.headers.get("host"))
             return ""
-        remedy = f"{objection.setting} does not name it" if objection.setting else "this port is not for it"
-        self._log.log(
-            f"browser {objection.setting}",
-            "{method} {path} for {cause} was refused to {address}; {remedy}",
-            method=request.method,
-            path=request.path[:200],  # not the query: it may hold a credential
-            cause=objection.cause,
-            address=request.address,
-            remedy=remedy,
-            setting=objection.setting,
-        )
+        # Not the query: it may hold a credential.
+        name = f"{request.method[:MAX_METHOD]} {request.path[:MAX_PATH]} for {objection.cause}"
+        self._refusals.add(dialect, request.address, "anonymous", "request", Denied.code, objection.setting, name)
         return objection.message
 
     def _remember(self, host: str | None) -> None:

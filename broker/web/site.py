@@ -24,12 +24,14 @@ from broker.access.addresses import plain_address
 from broker.access.admission import PER_ADDRESS, Admission, ConnectionCounter
 from broker.access.browsers import BrowserPolicy
 from broker.access.limits import network_of
+from broker.access.refusals import Counts as RefusalCounts
+from broker.access.refusals import RefusalLog
 from broker.core.clocks import wall_clock_of
 from broker.core.deadlines import Deadlines
 from broker.core.memory import Memory
 from broker.core.slices import slices_of
 from broker.core.unadmitted import UnadmittedClients
-from broker.errors import BrokerError, Refused
+from broker.errors import BrokerError, Refused, Unavailable
 from broker.interfaces import ILink, ISession
 from broker.messages import CloseCode, HttpRequest, Response
 from broker.sessions import BaseSession
@@ -50,6 +52,7 @@ from broker.web.ws.upgrade import WebSocketUpgrader
 
 log = Logger()
 
+HTTP = "http"  # what is called so that belongs to no dialect
 SPREAD = 0.8  # of the time that a drain may take: in it all closes are begun that are spread
 
 
@@ -77,7 +80,7 @@ class SitePeer(TypingProtocol):
         """Undo everything it did."""
 
 
-class Counts(TypingProtocol):
+class Counts(RefusalCounts, TypingProtocol):
     """What the site counts; ``broker.observe.metrics.Metrics`` has it."""
 
     def opened(self, dialect: str) -> None:
@@ -107,6 +110,7 @@ class Site(Factory):
         ready: returns why the daemon can not do its work now; [] when it can.
         about: returns what the daemon is.
         memory: where it is counted what clients make connections hold.
+        refusals: where it is logged what pages of browsers are refused, and who comes over a limit.
         spread: whether WebSockets are closed one after the other when it drains.
 
     Raises:
@@ -130,6 +134,7 @@ class Site(Factory):
         ready: Callable[[], list[str]] = list,
         about: Callable[[], dict[str, Any]] = dict,
         memory: Memory | None = None,
+        refusals: RefusalLog | None = None,
         spread: bool = False,
     ) -> None:
         self.limits = limits or Limits()
@@ -156,7 +161,8 @@ class Site(Factory):
         names = [dialect.name for dialect in self.routes.dialects]
         self._pages = Pages(self._reasons, lambda: {**about(), "dialects": names})
         self._throttled = ThrottledLogger(log, clock)
-        self._browsers = Browsers(policy or BrowserPolicy(), self._throttled)
+        self._refusals = refusals or RefusalLog(clock, counts)
+        self._browsers = Browsers(policy or BrowserPolicy(), self._refusals)
         self._known_hosts = self._browsers.known_hosts
         self._channels: set[HttpChannel] = set()
         self._streaming: dict[HttpRequest, SitePeer] = {}  # whose answer is to be sent while it is made
@@ -205,7 +211,7 @@ class Site(Factory):
         """Return what limits of one address know *address* by, "" where they do not hold for it."""
         return "" if self._proxies.is_exempt(address) else network_of(address)
 
-    def _objection(self, address: str, *, connected: bool = False) -> str:
+    def _objection(self, address: str, dialect: str = HTTP, *, connected: bool = False) -> str:
         """Make room for one more connection of *address*; return the setting that keeps it out, or "".
 
         Clients that are not admitted are dropped for it: they can not keep others out.  One that is
@@ -221,12 +227,7 @@ class Site(Factory):
         elif unadmitted.evict(limited if setting == PER_ADDRESS else ""):
             setting = ""
         if setting:
-            self._throttled.log(
-                setting,
-                "connection from {address} rejected; {setting} allows no more",
-                address=address,
-                setting=setting,
-            )
+            self._refusals.add(dialect, address, "anonymous", "connect", Unavailable.code, setting)
         elif unadmitted.evicted > evicted:
             self._throttled.log(
                 "evicted",
@@ -257,9 +258,9 @@ class Site(Factory):
 
     # Connections of other ports, to stream dialects.
 
-    def accepts(self, address: str) -> bool:
-        """Whether one more connection of *address* may begin on another port of the daemon."""
-        return self._drained is None and not self._objection(address)
+    def accepts(self, address: str, dialect: str) -> bool:
+        """Whether one more connection of *address* to *dialect* may begin on another port of the daemon."""
+        return self._drained is None and not self._objection(address, dialect)
 
     def enter(self, socket: UnadmittedSocket) -> None:
         """Count a connection that ``accepts`` was asked for."""
@@ -300,8 +301,12 @@ class Site(Factory):
 
     def _browser_refusal(self, dialect: Any, request: HttpRequest, *, handshake: bool = False) -> Response | None:
         extras = None if dialect is None else self.routes.extras[dialect.name]
-        why = self._browsers.objection(request, extras, handshake=handshake)
+        why = self._browsers.objection(request, extras, self._called(dialect), handshake=handshake)
         return (self._shaped(dialect, 403, why, request) or json_refusal(403, why)) if why else None
+
+    def _called(self, dialect: Any) -> str:
+        """Return what the log calls *dialect*, or what is none."""
+        return HTTP if dialect is None else str(dialect.name)
 
     async def _answer(self, request: HttpRequest) -> Response:
         dialect = self._http_paths.get(request.path) or self.routes.http(request)
@@ -451,7 +456,7 @@ class Site(Factory):
         """Return the peer for a handshake with *dialect* on *channel*, or how it is refused."""
         if self._drained is not None:
             return json_refusal(503, "The daemon is stopping.")
-        if request.address != channel.address and self._objection(request.address, connected=True):
+        if request.address != channel.address and self._objection(request.address, dialect.name, connected=True):
             return json_refusal(503, "Too many connections.")
         if self._may_be_browsers(request):
             refusal = self._browser_refusal(dialect, request, handshake=True)

@@ -114,7 +114,10 @@ async def test_limits_count_the_addresses_of_clients(balanced: Balanced, port: s
     assert more.count("101") <= 1  # on the other node
     # Once for some time, whichever of these tests comes first.
     await eventually(
-        lambda: re.search(r"203\.0\.113\.\d rejected; TXBROKER_MAX_CONNECTIONS_PER_ADDRESS", balanced.output)
+        lambda: re.search(
+            r"refused 203\.0\.113\.\d: UNAVAILABLE .* see TXBROKER_MAX_CONNECTIONS_PER_ADDRESS",
+            balanced.output,
+        )
     )
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pytest
 from twisted.internet.task import Clock
-from twisted.logger import Logger
 
 from broker.access.browsers import BrowserPolicy
+from broker.access.refusals import RefusalLog
 from broker.messages import HttpRequest, Response
+from broker.observe.metrics import Metrics
 from broker.web.browsers import MAX_HOST_LENGTH, MAX_KNOWN_HOSTS, Browsers
-from broker.web.refusals import ThrottledLogger
+from tests.support.logs import lines_of
 
 APP = "https://app.example"
 
 
 def browsers(*origins: str, hosts: tuple[str, ...] | None = ()) -> Browsers:
-    return Browsers(BrowserPolicy(origins, hosts, secured=False), ThrottledLogger(Logger("broker.web"), Clock()))
+    return Browsers(BrowserPolicy(origins, hosts, secured=False), RefusalLog(Clock(), Metrics()))
 
 
 def request(method: str = "GET", address: str = "127.0.0.1", **headers: str) -> HttpRequest:
@@ -73,23 +74,34 @@ def test_a_page_of_the_internet_may_be_allowed_to_ask_this_machine():
 
 def test_only_so_many_names_are_remembered_and_none_that_is_long():
     site = browsers(hosts=None)
-    assert not site.objection(request(host="h" * (MAX_HOST_LENGTH + 1)), None)
+    assert not site.objection(request(host="h" * (MAX_HOST_LENGTH + 1)), None, "http")
     assert site.known_hosts == set()
     for number in range(MAX_KNOWN_HOSTS + 5):
-        assert not site.objection(request(host=f"h:{number}"), None)
+        assert not site.objection(request(host=f"h:{number}"), None, "http")
     assert len(site.known_hosts) == MAX_KNOWN_HOSTS
 
 
 def test_a_client_of_a_unix_socket_makes_no_name_known():
     site = browsers()
-    assert not site.objection(request(address="", host="evil.example"), None)
-    assert site.objection(request(host="evil.example"), None)
+    assert not site.objection(request(address="", host="evil.example"), None, "http")
+    assert site.objection(request(host="evil.example"), None, "http")
     assert site.known_hosts == set()
 
 
-def test_a_refusal_is_logged_without_the_query_once_for_each_kind(logged):
+def test_each_refusal_is_logged_with_its_address_and_its_setting_but_without_the_query(logged):
     site = browsers()
-    for _ in range(3):
-        site.objection(request(origin="https://evil.example"), None)
-        site.objection(request(host="evil.example"), None)
-    assert [event["setting"] for event in logged] == ["TXBROKER_ALLOWED_ORIGINS", "TXBROKER_ALLOWED_HOSTS"]
+    site.objection(request(origin="https://evil.example", address="192.0.2.1"), None, "http")
+    asked = HttpRequest("POST", "/x", "secret=s", {"host": "evil.example"}, address="192.0.2.2")
+    site.objection(asked, None, "ganomede")
+    assert lines_of(logged) == [
+        'http refused 192.0.2.1: DENIED for anonymous at request of "GET /x for a page of https://evil.example"; '
+        "see TXBROKER_ALLOWED_ORIGINS",
+        "ganomede refused 192.0.2.2: DENIED for anonymous at request of \"POST /x for Host 'evil.example'\"; "
+        "see TXBROKER_ALLOWED_HOSTS",
+    ]
+
+
+def test_what_a_request_is_refused_for_stands_in_the_log_however_long_its_path_is(logged):
+    headers = {"host": "evil.example"}
+    browsers().objection(HttpRequest("X" * 99, "/" * 99, "", headers, address="192.0.2.1"), None, "http")
+    assert "for Host 'evil.example'\"; see" in lines_of(logged)[0]

@@ -17,6 +17,7 @@ from zope.interface import implementer
 from broker.access.addresses import TrustedProxies
 from broker.access.admission import Admission
 from broker.access.browsers import BrowserPolicy
+from broker.access.refusals import LINES_AT_ONCE
 from broker.errors import (
     BrokerError,
     CalleeFailed,
@@ -661,10 +662,9 @@ def test_pages_are_only_read(port: Port) -> None:
 
 
 def test_a_page_of_another_origin_is_refused(port: Port, logged: list[LogEvent]) -> None:
-    for _ in range(3):
-        heard = port.upgrade("/ws", "Origin: http://evil")
-        assert heard is not None
-        assert (heard.status, error_of(heard)["code"]) == (403, "DENIED")
+    heard = port.upgrade("/ws", "Origin: http://evil")
+    assert heard is not None
+    assert (heard.status, error_of(heard)["code"]) == (403, "DENIED")
     (line,) = lines_of(logged)
     assert "http://evil" in line
     assert "TXBROKER_ALLOWED_ORIGINS" in line
@@ -814,7 +814,7 @@ def test_connections_over_the_limit_are_rejected(logged: list[LogEvent]) -> None
     wires[0].lose()
     assert port.connect().say(request("/pages"))[0].status == 200
     (line,) = lines_of(logged)
-    assert "TXBROKER_MAX_CONNECTIONS allows no more" in line
+    assert line == "http refused 10.0.0.1: UNAVAILABLE for anonymous at connect; see TXBROKER_MAX_CONNECTIONS"
 
 
 @pytest.mark.parametrize("path", ["/health", "/healthz", "/ready", "/readyz"])
@@ -955,16 +955,18 @@ def test_anything_else_over_the_limit_is_refused_at_once(data: bytes) -> None:
     assert [answer.status for answer in port.connect().say(data)] == [503]
 
 
-def test_refusals_are_logged_now_and_then(logged: list[LogEvent]) -> None:
-    port = Port().open(admission=Admission(connections=1), times=Times(silent=60.0))
+def test_what_is_over_a_limit_is_logged_and_counted_by_address(logged: list[LogEvent]) -> None:
+    port = Port().open(admission=Admission(connections=1), times=Times(silent=200.0))
     port.connect_admitted()
-    for _ in range(5):
+    for _ in range(LINES_AT_ONCE + 5):
         port.ask("/pages")
-    port.clock.advance(10.0)
+    port.connect("10.0.0.2")
+    port.clock.advance(60.0)
     port.ask("/pages")
-    first, second = lines_of(logged)
-    assert "more like it" not in first
-    assert second.endswith("(4 more like it in between)")
+    *_, other, last = lines_of(logged)
+    assert other.startswith("http refused 10.0.0.2: UNAVAILABLE ")
+    assert last.endswith("TXBROKER_MAX_CONNECTIONS (4 more were not logged)")
+    assert port.metrics.refusals["http", "UNAVAILABLE"] == LINES_AT_ONCE + 7
 
 
 # The end.

@@ -136,6 +136,7 @@ class OperatorPort:
             secret=settings.admin_secret,
             hosts=settings.allowed_hosts,
             ready=supervisor.reasons,
+            refusals=refusals,
         )
 
     def _set_level(self) -> Callable[[str], object] | None:

@@ -13,6 +13,7 @@ from broker.access.failures import AuthFailures
 from broker.errors import RateLimited
 from broker.messages import HttpRequest, Response
 from broker.observe.admin.page_files import PATHS
+from broker.observe.metrics import ADMIN
 from broker.web.refusals import error_refusal, json_refusal
 from broker.web.site import Site
 
@@ -50,15 +51,18 @@ class AdminSite(Site):
         if not self._secret or request.path in UNPROTECTED:
             return super().answer(request)
         try:
-            self._failures.check("admin", request.address)
+            self._failures.check(ADMIN, request.address)
         except RateLimited as error:
             return self._shaped_refusal(request, error_refusal(error), error.message)
         scheme, _, shown = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and compare_digest(shown.strip().encode("latin-1"), self._secret):
             return super().answer(request)
-        self._failures.count("admin", request.address, "TXBROKER_ADMIN_SECRET", guessed=bool(scheme))
+        self._failures.count(ADMIN, request.address, "TXBROKER_ADMIN_SECRET", guessed=bool(scheme))
         message = "Show TXBROKER_ADMIN_SECRET as a bearer token."
         return self._shaped_refusal(request, json_refusal(401, message), message)
+
+    def _called(self, dialect: Any) -> str:
+        return ADMIN
 
     def _shaped_refusal(self, request: HttpRequest, response: Response, message: str) -> Coroutine[Any, Any, Response]:
         """Answer with *response*, in the form of what was asked for if that has one."""

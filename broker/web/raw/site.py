@@ -27,7 +27,7 @@ log = Logger()
 class Connections(TypingProtocol):
     """What a stream site needs of the ``Site``, which counts the connections of all ports of the daemon."""
 
-    def accepts(self, address: str) -> bool:
+    def accepts(self, address: str, dialect: str) -> bool:
         """Whether one more connection of *address* may begin."""
 
     def enter(self, socket: UnadmittedSocket) -> None:
@@ -78,9 +78,9 @@ class RawSite(Factory):
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """Return the link for a new connection; None closes it."""
         address = plain_address(str(getattr(addr, "host", "")))
-        if not self._connections.accepts(address):
-            return None
         name = self.dialect.name
+        if not self._connections.accepts(address, name):
+            return None
         request = HttpRequest("", "", "", {}, address=address)
         try:
             request.peer = peer = self._attach(name, address)
