@@ -8,11 +8,11 @@ from typing import Any
 
 import attrs
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from broker.access.principals import Access
 from broker.app.tap import make_history
-from broker.errors import CalleeFailed
+from broker.errors import CalleeFailed, Unavailable
 from broker.jobs import Worker
 from broker.messages import Identity, Request
 from broker.observe.admin.api import AdminApi
@@ -377,6 +377,39 @@ def test_while_the_store_is_away_that_is_said_to_operators(admin):
     admin.broker.stopService()
     answer = admin.ask("GET", "channels")
     assert (answer.status, json.loads(answer.body)["code"]) == (503, "UNAVAILABLE")
+
+
+@pytest.fixture(params=["queues", "channels"])
+def of_many(request, admin, monkeypatch):
+    """The name of a list that asks the store for each of its rows, and what the store fires for each, in turn."""
+    peer = admin.client().peer
+    do(_awaited(peer.publish("log", "n", b"1", durable=True)))
+    do(_awaited(peer.add_job("mail", b"1")))
+    waiting: list[Deferred[Any]] = []
+
+    def ask(name):
+        waiting.append(Deferred())
+        return waiting[-1]
+
+    store = admin.broker.store
+    monkeypatch.setattr(*((store.jobs, "state") if request.param == "queues" else (store, "head")), ask)
+    return request.param, waiting
+
+
+def test_an_operator_that_leaves_before_a_list_is_complete_leaves_no_line(admin, of_many, logged):
+    name, waiting = of_many
+    asked = http_request(admin.broker, admin.api, "GET", f"/admin/api/{name}")
+    assert len(waiting) == 1
+    asked.addErrback(lambda failure: failure.trap(CancelledError))
+    asked.cancel()
+    assert lines_of(logged) == []
+
+
+def test_while_the_store_fails_for_one_row_of_a_list_that_is_said(admin, of_many, logged):
+    name, waiting = of_many
+    asked = http_request(admin.broker, admin.api, "GET", f"/admin/api/{name}")
+    waiting[0].errback(Unavailable("store"))
+    assert (value_of(asked).status, lines_of(logged)) == (503, [])
 
 
 def test_names_that_no_utf_8_has_are_shown(admin):

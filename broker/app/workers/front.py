@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlencode
 
 import attrs
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as NoReply
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -22,6 +22,7 @@ from broker.app.workers.merged import MergedHistory, joined_rows
 from broker.app.workers.process import WorkerProcess
 from broker.app.workers.sums import totals
 from broker.config.settings import Settings
+from broker.core.gathering import gather
 from broker.core.slices import slices_of
 from broker.core.time_limits import within
 from broker.errors import BrokerError, Invalid, Unavailable
@@ -142,7 +143,7 @@ class WorkersApi:
 
     async def _of_all(self, request: HttpRequest) -> list[tuple[WorkerProcess, Response]]:
         serving = sorted(self._serving(), key=lambda worker: worker.number)
-        return list(zip(serving, await gatherResults([self._ask(each, request) for each in serving]), strict=True))
+        return list(zip(serving, await gather(serving, lambda worker: self._ask(worker, request)), strict=True))
 
     async def _found(self, peer: IPeer, request: HttpRequest) -> Response:
         """Return what the first worker answers that has what is asked for."""

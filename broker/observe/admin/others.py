@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 
+from broker.core.gathering import gather
 from broker.errors import BrokerError, Invalid, NotFound
 from broker.messages import HttpRequest, Response
 from broker.observe.admin.actions import Done, Kick
@@ -74,8 +75,8 @@ class OtherNodes:
         """
         body = json.dumps({name: getattr(kick, name) for name in ("session", "client", "code", "reason")}).encode()
         names = self.names
-        asking = [Deferred.fromCoroutine(self._kicked(name, body)) for name in names]
-        counts: dict[str, int | None] = dict(zip(names, await gatherResults(asking), strict=True))
+        told = await gather(names, lambda name: Deferred.fromCoroutine(self._kicked(name, body)))
+        counts: dict[str, int | None] = dict(zip(names, told, strict=True))
         try:
             counts[self.node] = (await run())[0]["disconnected"]
         except NotFound:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-from twisted.internet.defer import gatherResults
 
+from broker.core.gathering import gather
 from broker.core.parts import Parts
 from broker.errors import Invalid
 from broker.jobs import Job, QueueState
@@ -38,7 +38,7 @@ class WorkQueues:
         check_order(query)
         names, last = await self._names(query)
         jobs, now = self._parts.store.jobs, self._parts.store.wall.time()
-        states = await gatherResults([jobs.state(name) for name in names[: query.limit]], consumeErrors=True)
+        states = await gather(names[: query.limit], jobs.state)
         consumers = self._parts.jobs.consumers
         rows = [
             _queue(name, state, len(consumers[name].holders) if name in consumers else 0, now)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import attrs
 import msgspec
-from twisted.internet.defer import gatherResults
 
 from broker.core.channels import CURSOR
+from broker.core.gathering import gather
 from broker.core.keys import SPACE
 from broker.core.pages import decode_cursor
 from broker.core.parts import Parts
@@ -94,7 +94,7 @@ class Lags:
 
     async def heads(self, topics: Iterable[str]) -> list[int]:
         """Return the ids of the newest events of *topics*."""
-        return list(await gatherResults([self._parts.channels.head(topic) for topic in topics], consumeErrors=True))
+        return await gather(topics, self._parts.channels.head)
 
 
 class Stored:
