@@ -251,7 +251,9 @@ class RedisBus(Service):
         """See ``ISharedBus.holders``."""
         return self._act(b"holders", b"%d" % len(names), *map(encode_text, names), decode=self._holders)
 
-    def _holders(self, found: list[bytes]) -> tuple[str, list[str]]:
+    def _holders(self, found: list[bytes] | int) -> tuple[str, list[str]]:
+        if isinstance(found, int):
+            raise _unsettled(found)
         if not found:
             return "", []
         addresses = [address.decode() for address in found[1::2]]
@@ -479,9 +481,13 @@ def _none(_: object) -> None:
 
 def _claimed(name: str, answer: bytes | int) -> None:
     if isinstance(answer, int):
-        raise NotDone("lease", message="The nodes are claiming their names again.", retry_after=answer / 1000)
+        raise _unsettled(answer)
     if answer:
         raise Taken("exists", name)
+
+
+def _unsettled(millis: int) -> NotDone:
+    return NotDone("lease", message="The nodes are claiming their names again.", retry_after=millis / 1000)
 
 
 def _refused(answer: list[bytes]) -> dict[str, str]:

@@ -270,7 +270,12 @@ class ClusterClaimant(Claimant):
 
     async def _lives(self, name: str, end: float) -> bool:
         """Say whether a holder of *name* responds; False, after a pause: not, or nobody holds it, or nobody knows."""
-        _, addresses = await self._messenger.holders(name)
+        try:
+            _, addresses = await self._messenger.holders(name)
+        except NotDone as error:
+            if not error.retry_after:
+                raise
+            addresses = []
         alive = bool(addresses) and await self._ask(addresses[0], name, end)
         if not alive:
             await deferLater(self._messenger.clock, PAUSE)

@@ -16,7 +16,7 @@ from broker.cluster.notifier import QueueNotifier
 from broker.core.afterwards import afterwards
 from broker.core.pauses import Pauses
 from broker.core.queues import LOG, POSITION, Queues
-from broker.errors import BrokerError, Conflict, Unavailable
+from broker.errors import BrokerError, Conflict, NotDone, Unavailable
 from broker.interfaces import ISharedBus
 from broker.messages import Event, Mail, Quota
 
@@ -145,7 +145,11 @@ class SharedQueues(Queues):
         if state.node in ("", self._bus.address):
             return True
         if not self._holds(state):
-            await self._bus.holders([queue])  # if it has come just now, it is known after this
+            try:
+                await self._bus.holders([queue])  # if it has come just now, it is known after this
+            except NotDone as error:
+                if not error.retry_after:
+                    raise
         return not self._holds(state)
 
     def _holds(self, state: State) -> bool:

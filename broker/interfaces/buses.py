@@ -175,6 +175,10 @@ class ISharedBus(IBus):
 
         After a time in which no node could renew its lease, there may be some among them that have no lease at the
         moment, and are waited for.
+
+        Raises:
+            NotDone: this node has no lease, or, with ``retry_after``, nobody is known to hold one of them, but nodes
+                may be about to claim them again.
         """
 
     def claim(name: str, *, shared: bool = False) -> Deferred[None]:

@@ -217,6 +217,56 @@ async def test_a_node_is_awaited_after_a_time_in_which_none_could_renew(make_nod
 
 
 @pytest_twisted.ensureDeferred
+async def test_nobody_is_surely_the_holder_while_a_node_may_claim_again_what_it_held(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await eventually(lambda: one.bus.lives(two.bus.address) and two.bus.lives(one.bus.address))
+    await two.bus.claim("held")
+    execute = one.bus._batcher.connection.protocol.execute_command
+    await execute(b"SET", one.prefix + "grace", 0)  # the time that nodes are given after the first start
+    number = two.bus.lease
+    two.bus._lease.end()  # as when Redis has hung for longer
+    await eventually(lambda: one.bus.lease_of(two.bus.address) > number)
+    with pytest.raises(NotDone) as unsure:
+        await one.bus.holders(["held"])
+    assert 0 < unsure.value.retry_after <= 2 * LEASE
+    assert await one.bus.holders(["never held"]) == ("", [])
+    assert await two.bus.claim_all({"held": False}) == {}
+    assert await one.bus.holders(["held"]) == ("held", [two.bus.address])
+    await two.bus.release("held")
+    assert await one.bus.holders(["held"]) == ("", [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_names_that_are_not_claimed_again_are_forgotten(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await eventually(lambda: one.bus.lives(two.bus.address) and two.bus.lives(one.bus.address))
+    await two.bus.claim("held")
+    execute = one.bus._batcher.connection.protocol.execute_command
+    await execute(b"SET", one.prefix + "grace", 0)
+    number = two.bus.lease
+    two.bus._lease.end()
+    await eventually(lambda: one.bus.lease_of(two.bus.address) > number)
+    assert await execute(b"HLEN", one.prefix + "names") == 1
+    await execute(b"SET", one.prefix + "returning", 0)  # as when that time is over
+    assert await one.bus.holders(["held"]) == ("", [])
+    while await execute(b"EXISTS", one.prefix + "untidy"):
+        pass
+    assert await execute(b"HLEN", one.prefix + "names") == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_holder_is_known_for_sure_when_the_server_has_lost_who_held_what(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    execute = one.bus._batcher.connection.protocol.execute_command
+    await execute(b"SET", one.prefix + "settling", 1 << 50)
+    with pytest.raises(NotDone) as unsure:
+        await one.bus.holders(["name"])
+    assert unsure.value.retry_after > 0
+    assert await two.bus.claim_all({"name": False}) == {}
+    assert await one.bus.holders(["other", "name"]) == ("name", [two.bus.address])
+
+
+@pytest_twisted.ensureDeferred
 async def test_who_has_held_a_name_all_the_while_keeps_it_from_a_node_whose_lease_has_ended(
     make_node: MakeNode,
 ) -> None:

@@ -21,6 +21,8 @@
 --   server    the run id of the server that has written this
 --   settling  until when a name that nobody holds is given to those only that held it before: after the server went
 --             back, some hold names here of which this server does not know
+--   returning until when nodes that have got another lease may be about to claim again what they held under the one
+--             before
 --
 -- Verbs that act for a node take the number of the lease that it believes to have, and return FENCED when that
 -- has ended, or when they come late, by a connection that the node has given up.
@@ -71,10 +73,11 @@ local function fenced(number)
 end
 
 local function holders(name)
-  -- Returns whether they share it, and for each of those that hold it: id, and id with the number.
-  local held, ids, entries = call('HGET', NAMES, name), {}, {}
+  -- Returns whether they share it, and for each of those that hold it: id, and id with the number.  Then whether a
+  -- node that has a lease held it under an earlier one.
+  local held, ids, entries, returns = call('HGET', NAMES, name), {}, {}, false
   if not held then
-    return true, ids, entries
+    return true, ids, entries, returns
   end
   for entry in string.gmatch(string.sub(held, 3), '%S+') do
     local id, number = string.match(entry, '^(.*):(%d+)$')
@@ -82,8 +85,13 @@ local function holders(name)
     if found and (found.known and now < grace or found.number > 0 and found.number == tonumber(number)) then
       ids[#ids + 1], entries[#entries + 1] = id, entry
     end
+    returns = returns or found and found.number > 0
   end
-  return string.sub(held, 1, 1) == 's', ids, entries
+  return string.sub(held, 1, 1) == 's', ids, entries, returns
+end
+
+local function time_of(key)
+  return tonumber(call('GET', prefix .. key) or 0)
 end
 
 local function hold(name, shared, entries)
@@ -127,7 +135,7 @@ local function claim(name, shared, number, new)
     rest = {}
   end
   if new and #ids == 0 then
-    local settling = tonumber(call('GET', prefix .. 'settling') or 0)
+    local settling = time_of('settling')
     if now < settling then
       return settling - now
     end
@@ -154,12 +162,13 @@ verbs.send = function(at)
   return call('PUBLISH', inbox(ARGV[at + 1]), table.concat({'from', me, ARGV[at], ARGV[at + 2], ARGV[at + 3]}, ' '))
 end
 
+local RETURN_LEASES = 2  -- lengths of a lease in which a node claims again what it held
 local MAX_STEP = 1000  -- milliseconds by which a clock may be set forward
 
 local function follow_clock(elapsed)
   -- Moves what was written to the present time, if the clock was set back, or is another server's that is behind; or
   -- if it was set forward: more has passed by it than *elapsed*, which is no less than since a node has renewed.
-  local renewed = tonumber(call('GET', prefix .. 'renewed') or 0)
+  local renewed = time_of('renewed')
   local ahead = renewed - now
   if ahead <= 0 then
     ahead = ahead + (elapsed or math.huge)
@@ -171,15 +180,15 @@ local function follow_clock(elapsed)
   for index = 1, #ends, 2 do
     call('ZADD', NODES, whole(ends[index + 1] - ahead), ends[index])
   end
-  for _, key in ipairs({'grace', 'settling'}) do
-    call('SET', prefix .. key, whole(math.max(0, tonumber(call('GET', prefix .. key) or 0) - ahead)))
+  for _, key in ipairs({'grace', 'settling', 'returning'}) do
+    call('SET', prefix .. key, whole(math.max(0, time_of(key) - ahead)))
   end
   grace = math.max(0, grace - ahead)
   call('SET', prefix .. 'renewed', whole(renewed - ahead))
 end
 
 local function give_grace(lease)
-  local renewed = tonumber(call('GET', prefix .. 'renewed') or 0)
+  local renewed = time_of('renewed')
   if now - renewed > lease / 2 then
     grace = now + lease
     call('SET', prefix .. 'grace', whole(grace))
@@ -204,6 +213,14 @@ local function went_back(last, server, told)
   return back
 end
 
+-- Lets the names be kept that a node with a new lease is about to claim again.  Not once more before that is over: one
+-- that gets lease after lease would never let any be forgotten.
+local function return_names(lease)
+  if now >= time_of('returning') then
+    call('SET', prefix .. 'returning', whole(now + RETURN_LEASES * lease))
+  end
+end
+
 local function remove_ended()
   for _, node in ipairs(call('ZRANGEBYSCORE', NODES, '-inf', whole(now))) do
     call('ZREM', NODES, node)
@@ -216,7 +233,7 @@ end
 -- or end before it is done: then another one is told.
 local function begin_tidying(lease)
   local untidy = tonumber(call('GET', prefix .. 'untidy') or 0)
-  if untidy == 0 or call('EXISTS', prefix .. 'tidying') == 1 then
+  if untidy == 0 or now < time_of('returning') or call('EXISTS', prefix .. 'tidying') == 1 then
     return 0
   end
   call('SET', prefix .. 'tidying', me)
@@ -261,6 +278,7 @@ verbs.renew = function(at)
     number = call('INCR', NUMBERS)
     if last > 0 then
       call('INCR', prefix .. 'untidy')
+      return_names(lease)
     end
   end
   call('ZADD', NODES, whole(now + lease), me)
@@ -344,13 +362,17 @@ end
 
 -- number, then names
 -- Returns the first of the names that is held, then by whom, each with the number of its lease or 0; nothing when
--- none is held; or FENCED.
+-- none is held; for how many milliseconds that is not sure, since nodes may be about to claim it again; or FENCED.
 verbs.holders = function(at)
   if fenced(ARGV[at]) then
     return FENCED
   end
+  local sure = time_of('settling')
   for index = at + 2, at + 1 + tonumber(ARGV[at + 1]) do
-    local _, ids = holders(ARGV[index])
+    local _, ids, _, returns = holders(ARGV[index])
+    if returns then
+      sure = math.max(sure, time_of('returning'))
+    end
     if #ids > 0 then
       local found = {ARGV[index]}
       for _, id in ipairs(ids) do
@@ -360,7 +382,7 @@ verbs.holders = function(at)
       return found
     end
   end
-  return {}
+  return now < sure and sure - now or {}
 end
 
 -- number, node, "1" if it can not come back
@@ -371,7 +393,7 @@ verbs.lives = function(at)
     return FENCED
   end
   local found = look(ARGV[at + 1])
-  local awaited = found.known and now < grace or now < tonumber(call('GET', prefix .. 'settling') or 0)
+  local awaited = found.known and now < grace or now < time_of('settling')
   return (found.number > 0 or awaited and ARGV[at + 2] ~= '1') and 1 or 0
 end
 
