@@ -29,6 +29,7 @@ log = Logger()
 
 NOT_CONNECTED_YET = "not connected yet"
 REPLY_TIMEOUT = 5.0  # seconds without a reply after which the connection is given up
+BRIEF = 1.0  # seconds of use; one that is given up sooner may be of no use the next time either
 # Of a TcpConnection, to send what it is given at once.
 TCP_NAMES = ("dataBuffer", "_tempDataBuffer", "_writeDisconnecting", "_writeDisconnected", "_aborting")
 
@@ -229,6 +230,11 @@ class _Factory(RedisFactory):
         self.owner = owner
         self.protocol = protocol
 
+    def retryDelay(self, attempt: int) -> float:
+        """Return the seconds until the next attempt to connect, after so many that have failed."""
+        delay: float = super().retryDelay(max(attempt, self.owner.given_up))
+        return delay
+
 
 @implementer(IStreamClientEndpoint)
 class Connection:
@@ -248,6 +254,7 @@ class Connection:
         problem: why it can not be used, in some words; "" when it can.
         protocol: the one that is ready for use, or None.
         reactor: as it was given.
+        given_up: how many in a row were dropped soon after they were ready.
 
     Raises:
         Invalid: Redis support is not installed, or the certificate that *address* names can not be used.
@@ -272,6 +279,7 @@ class Connection:
         self.protocol: Any = None
         self.on_message, self.slices = on_message, slices
         self._address, self.reactor, self._purpose = address, reactor, purpose
+        self.given_up, self._ready_since, self._dropped = 0, 0.0, False
         self._prepare, self._opened, self._closed = prepare, opened, closed
         self._protocol_class = Protocol if on_message is None else SubscribingProtocol
         self._factory: _Factory | None = None
@@ -303,6 +311,7 @@ class Connection:
     def drop(self, reason: str) -> None:
         """Abort the connection, if there is one; another is made."""
         if self.protocol is not None:
+            self._dropped = True
             self._note(reason)
             self.protocol.transport.abortConnection()
 
@@ -322,7 +331,7 @@ class Connection:
         """Use *protocol*."""
         if self._factory is None:
             return
-        self.protocol = protocol
+        self.protocol, self._ready_since = protocol, self.reactor.seconds()
         if self.problem != NOT_CONNECTED_YET:
             log.info("Redis {redis} can be used again for {purpose}", redis=str(self._address), purpose=self._purpose)
         self.problem = ""
@@ -339,6 +348,11 @@ class Connection:
         if protocol is not self.protocol:
             return
         self.protocol = None
+        if self.reactor.seconds() - self._ready_since >= BRIEF:
+            self.given_up = 0
+        elif self._dropped:
+            self.given_up += 1
+        self._dropped = False
         self._note(self.problem or f"the connection was lost: {why.getErrorMessage()}")
         self._closed()
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 import txredisapi
+from twisted.internet.defer import succeed
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from broker.core.slices import SLICE, slices_of
-from broker.redis.connection import REPLY_TIMEOUT, Protocol, SubscribingProtocol
+from broker.redis.address import RedisAddress
+from broker.redis.connection import BRIEF, REPLY_TIMEOUT, Connection, Protocol, SubscribingProtocol, _Factory
 
 
 @pytest.fixture
@@ -78,6 +80,31 @@ def test_what_waits_fails_with_the_connection(protocol):
     protocol.connected = 0
     with pytest.raises(txredisapi.ConnectionError):
         protocol.execute_command(b"GET", b"b")
+
+
+# The next connection.
+
+
+def test_a_server_that_refuses_all_is_tried_less_and_less_often(clock):
+    address = RedisAddress.parse("redis://127.0.0.1:1")
+    connection = Connection(address, clock, purpose="tests", prepare=succeed, opened=lambda: None, closed=lambda: None)
+    factory = connection._factory = _Factory(connection, Protocol)
+    factory.jitter = 0
+
+    def delay_after(seconds: float, *, dropped: bool) -> float:
+        protocol = SimpleNamespace(transport=SimpleNamespace(abortConnection=lambda: None))
+        connection.opened(protocol)
+        clock.advance(seconds)
+        for _ in range(2 * dropped):
+            connection.drop("it refuses")
+        connection.closed(protocol, Failure(ConnectionDone()))
+        return factory.retryDelay(1)
+
+    assert delay_after(0.0, dropped=False) == factory.initialDelay
+    delays = [delay_after(0.0, dropped=True) for _ in range(6)]
+    assert delays == sorted(delays)
+    assert (delays[0], delays[-1]) == (factory.initialDelay, factory.maxDelay)
+    assert delay_after(BRIEF, dropped=True) == factory.initialDelay
 
 
 # Messages of subscriptions.
