@@ -173,6 +173,31 @@ async def test_a_token_stays_revoked_after_a_restart(daemon, tmp_path):
 
 
 @pytest_twisted.ensureDeferred
+async def test_over_a_unix_socket_the_secret_decides_and_live_clients_are_closed_too(
+    start_daemon, daemon_environ, short_path
+):
+    path, secret = short_path / "admin", "the-secret-of-the-operators"
+    daemon = await start_daemon(
+        **daemon_environ | {"TXBROKER_ADMIN_LISTEN": f"unix:{path}", "TXBROKER_ADMIN_SECRET": secret}
+    )
+    token = await minted(daemon)
+    sockets = [await ws_connect(daemon.ws(f"/ws?token={token}")) for _ in range(2)]
+    for more in ({}, {"TXBROKER_ADMIN_SECRET": "another-secret-than-that"}):
+        done = await run(daemon, "--admin", f"unix:{path}", text=token, **more)
+        assert (done.returncode, done.stderr.count("401: Show TXBROKER_ADMIN_SECRET")) == (1, 1)
+    await (await ws_connect(daemon.ws(f"/ws?token={token}"))).close()
+    done = await run(daemon, "--admin", f"unix:{path}", text=token, TXBROKER_ADMIN_SECRET=secret)
+    assert (done.returncode, done.stdout) == (0, "the token is revoked\n")
+    assert [await socket.closed() for socket in sockets] == [(4003, "token revoked")] * 2
+    with pytest.raises(Refused, match="403"):
+        await ws_connect(daemon.ws(f"/ws?token={token}"))
+    told = [line["msg"] for line in daemon.events() if "admin refused" in line["msg"] or "revoked" in line["msg"]]
+    refused = "admin refused unix: UNAUTHENTICATED for anonymous at identify; see TXBROKER_ADMIN_SECRET"
+    assert told == [f"{refused}; not counted as a guess", refused, "a token was revoked by unix"]
+    assert token not in "\n".join(daemon.output)
+
+
+@pytest_twisted.ensureDeferred
 async def test_where_the_admin_port_asks_for_a_secret_the_command_shows_it(start_daemon, daemon_environ):
     secret = "the-secret-of-the-operators"
     daemon = await start_daemon(**daemon_environ, TXBROKER_ADMIN_SECRET=secret)

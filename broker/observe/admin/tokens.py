@@ -8,6 +8,7 @@ import msgspec
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from broker.access.addresses import UNIX
 from broker.errors import NotFound, Unauthenticated
 from broker.interfaces import IHttpDialect, IPeer
 from broker.jsontext import ERRORS
@@ -79,5 +80,5 @@ class TokenPage:
             return problem(400, "This is no token of this broker.")
         except NotFound:
             return problem(404, "Nobody on this node lives by such a token.")
-        log.info("a token was revoked by {address}", address=request.address)
+        log.info("a token was revoked by {address}", address=request.address or UNIX)
         return Response(200, b'{"revoked":true}', headers=(NO_STORE,))
