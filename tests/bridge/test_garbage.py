@@ -10,6 +10,7 @@ import attrs
 import pytest
 import pytest_twisted
 
+from protocols.owlmeans.reserved import METHODS
 from tests.bridge.clients import Client, Ganomede, Hpkv, MicroStream, OwlMeans, ThinWs
 from tests.protocols.owlmeans_emulator import REGISTERED
 from tests.support.daemon import Daemon
@@ -71,6 +72,7 @@ OWLMEANS_FRAMES = [
     {"type": '"message"', "id": '"i"', "payload": "1", "recipient": '"queue:g"'},
     {"type": '"system"', "event": '"close"', "payload": "{}"},
 ]  # fmt: skip
+CALL = {"type": '"call"', "id": '"odd"'}
 THINWS_FRAMES = [
     {"type": '"connect"', "messageID": "1", "connectionID": '"1"', "token": '"t"'},
     {"type": '"subscribe"', "messageID": "1", "connectionID": '"1"', "roomID": '"g"'},
@@ -314,6 +316,36 @@ async def test_wrong_types_to_owlmeans(bystanders, vandal):
             check_owlmeans(text)
             seen.add(json.loads(text)["type"])
     assert {"result", "error", "response", "system"} <= seen
+
+
+# What stands in the place of an argument of a method, and a good one of each method that has others than these.
+ODD_ARGUMENTS = (
+    "-0.0", "-1", "1e308", "9007199254740993", str(2**64), "9" * 400, "null", "true", '""', '"\\ud800"', '"\\u0000"',
+    '"' + "x" * 300 + '"', '"broker"', '"kv/x"', '">"', "[]", "[[1e308]]", '{"ttl":1e308,"limit":-1,"delay":1e308}',
+    '{"a":1,"a":[1]}', "[" * 500 + "]" * 500,
+)  # fmt: skip
+ARGUMENTS = {"batch": ['[{"topic":"odd","payload":1}]'], "increment": ['"odd"', "1", "{}"], "ack": ['"odd"'] * 3}
+
+
+@pytest_twisted.ensureDeferred
+async def test_odd_arguments_to_every_method_of_owlmeans(shared_daemon, bystanders, join, vandal):
+    speaker = vandal("owlmeans")
+    for name in METHODS.names:
+        good = ARGUMENTS.get(name.removeprefix("broker."), ['"odd"', '"v"', "{}"])
+        made = [[*good[:place], odd, *good[place + 1 :]] for place in range(len(good) + 1) for odd in ODD_ARGUMENTS]
+        calls = [text_of({**CALL, "method": f'"{name}"', "payload": f"[{','.join(each)}]"}) for each in made]
+        answers = await speaker.say(*calls, answered=len(calls))
+        assert isinstance(answers, list), f"{name} was closed with {answers}"
+        assert [text for text in answers if '"id":"odd"' not in text and '"type":"event"' not in text] == []
+        for text in answers:
+            check_owlmeans(text)
+    owl = await join(OwlMeans)
+    stored = (await owl.ask("broker.range", "", "~"))["entries"]
+    assert {'"odd"', '"' + "x" * 255 + '"'} & {json.dumps(entry["key"]) for entry in stored}
+    for entry in stored:
+        if entry["key"] != "bystander":
+            assert await owl.ask("broker.get", entry["key"]) == entry
+            assert (await owl.ask("broker.delete", entry["key"]))["deleted"] is True
 
 
 @pytest_twisted.ensureDeferred
