@@ -23,6 +23,7 @@ from broker.core.followers import Follower
 from broker.core.id_series import IdSeries
 from broker.core.keys import Predicate
 from broker.core.memberships import Session
+from broker.core.owners import MEMBER
 from broker.core.parts import Parts
 from broker.core.semaphore import Semaphore
 from broker.core.shares import Share
@@ -461,7 +462,7 @@ class Client:
         if kinds is not None and kinds.get(kind) == self.identity.owner:
             return None
         claim = ensureDeferred(owners.claim(kind, id, self.identity, verb, only_check=only_check))
-        return claim.addErrback(self._log_denied, verb, id)
+        return claim.addErrback(self._log_denied, verb, id, kind)
 
     def may_be(self, client: str, owner: str | None = None) -> bool:
         """Whether it may use the client id *client*: it is the *owner*, or may act as others."""
@@ -478,12 +479,15 @@ class Client:
         if owner and not self.may_be(id, owner):
             raise self.deny(verb, id)
 
-    def _log_denied(self, failure: Failure, verb: str, id: str) -> Failure:
+    def _log_denied(self, failure: Failure, verb: str, id: str, kind: str) -> Failure:
         if isinstance(failure.value, RateLimited):
             return Failure(self._log(failure.value, verb, "TXBROKER_MAX_IDS"))
         # No permission opens a name that is reserved.
         setting = "" if is_of_broker(id) else "TXBROKER_PERMISSIONS_FILE"
-        return Failure(self.deny(verb, id, setting)) if failure.check(Denied) else failure
+        if not failure.check(Denied):
+            return failure
+        # Whoever knows the id of a member of rooms, and shows no credential, has its rooms.
+        return Failure(self._log(Denied(verb, id), verb, setting, "" if kind == MEMBER else id))
 
     # What the core calls.
 

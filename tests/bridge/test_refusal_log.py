@@ -135,6 +135,18 @@ def test_an_id_that_is_reserved_leaves_a_line_without_a_setting(id, logged):
     assert refused_lines(logged) == [f'ganomede refused 127.0.0.1: DENIED for key:ann at act of "{id}"']
 
 
+def test_an_id_by_which_a_member_has_its_rooms_is_not_logged(logged):
+    secret = doors.RIGHT + "-to-sign-tokens-with-it"
+    broker = doors.a_broker(jwt_secret=secret)
+    for token in (jwt.encode({"sub": "bob", "exp": 4e9}, secret, "HS256"), KEY):
+        client = doors.socket(broker, thinws.dialect(broker.settings), "/thinws", f"token={token}")
+        client.say('{"type":"connect","connectionID":"known-to-bob"}')
+    assert refused_lines(logged) == [
+        "thinws refused 192.0.2.7: DENIED for key:ann at join; see TXBROKER_PERMISSIONS_FILE"
+    ]
+    assert "known-to-bob" not in repr(logged) + repr(broker.parts.refusals.recent)
+
+
 def test_an_id_too_many_leaves_a_line(logged):
     broker = doors.a_broker(max_ids=1)
     for id in ("one", "two"):

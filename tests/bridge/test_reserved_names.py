@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import quote
 
 import pytest
 import pytest_twisted
 
 from tests.bridge.clients import Ganomede, Hpkv, MicroStream, OwlMeans, ThinWs
+from tests.support.http_client import request
 from tests.support.ws_client import ws_connect
 
+JSON = {"Content-Type": "application/json"}
 FORGED = '{"key":"k","value":"forged","timestamp":0}'
 NAMES = ["broker", "broker.client.online", "kv/k", "kv/broker", "queue:q"]
 
@@ -69,6 +72,27 @@ async def test_nobody_writes_a_key_of_the_broker(join, key):
     for method, value in (("set", "v"), ("patch", "v"), ("increment", 1)):
         assert f"forbidden:write:{key}" in await owl.failure(f"broker.{method}", key, value)
     assert (await owl.ask("broker.get", key))["revision"] == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest_twisted.ensureDeferred
+async def test_the_http_api_and_the_ways_to_publish_of_owlmeans_do_not_write_there_either(shared_daemon, join, name):
+    owl, path = await join(OwlMeans), quote(name, safe="")
+    for method, target in (("POST", f"topics/{path}"), ("POST", f"queues/{path}")):
+        answer = await request(method, f"{shared_daemon.url}/v1/{target}", body=FORGED.encode(), headers=JSON)
+        assert (answer.status, answer.json()["code"]) == (403, "DENIED"), target
+    if name.startswith("broker"):
+        for method in ("PUT", "PATCH"):
+            answer = await request(method, f"{shared_daemon.url}/v1/keys/{path}", body=b"{}", headers=JSON)
+            assert (answer.status, answer.json()["code"]) == (403, "DENIED"), method
+    for options in ({}, {"retain": True}, {"durable": True}):
+        assert "forbidden:publish" in await owl.failure("broker.publish", name, 1, options)
+    assert "forbidden:publish" in await owl.failure("broker.batch", [{"topic": name, "payload": 1}])
+    assert "forbidden:publish" in await owl.failure("broker.testament", name, 1)
+    assert "forbidden:send" in await owl.failure("broker.enqueue", name, 1)
+    assert "forbidden:act" in await owl.failure("broker.subscribe", "t", {"cursor": name})
+    for method in ("retry", "drop"):
+        assert "forbidden:manage" in await owl.failure(f"broker.{method}", name, ["1-1"])
 
 
 @pytest_twisted.ensureDeferred
