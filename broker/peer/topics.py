@@ -73,12 +73,12 @@ class TopicVerbs(Client):
         Raises:
             RateLimited: there are too many, or their patterns have too many tokens.
         """
-        topics, most = self._topics or {}, self._parts.settings.max_subscriptions
+        topics, limit = self._topics or {}, self._parts.settings.max_subscriptions
         if (topic, exact) in topics:
             return
         beginning = len(self._beginning) if self._beginning else 0
         tokens = pattern_tokens(topic, exact)
-        if len(topics) + beginning >= most or (tokens > FREE_TOKENS and tokens + self._tokens > FREE_TOKENS * most):
+        if len(topics) + beginning >= limit or (tokens > FREE_TOKENS and tokens + self._tokens > FREE_TOKENS * limit):
             raise self._log(RateLimited("limit", "subscriptions"), "subscribe", "TXBROKER_MAX_SUBSCRIPTIONS")
 
     async def listening(self) -> None:
