@@ -74,7 +74,7 @@ class Opening:
             writes.execute(f"PRAGMA synchronous = {SYNCHRONOUS[self.durability]}")
             writes.execute(f"PRAGMA journal_size_limit = {self.log_limit}")
             writes.execute("PRAGMA wal_autocheckpoint = 0")  # see ``Checkpoints``
-            reads = _connect(self.path, 0.0, connections)
+            reads = _connect(self.path, 0.0, connections, ReadingConnection)
             reads.execute("PRAGMA query_only = ON")
             # Both have opened the log from here on: later its name may lead to another file.
             reads.execute("SELECT count(*) FROM meta").fetchone()
@@ -256,11 +256,33 @@ class ForgetfulConnection(sqlite3.Connection):
         return sum(len(each) for each in gc.get_referents(self) if isinstance(each, list))
 
 
-def _connect(path: str, timeout: float, connections: list[sqlite3.Connection]) -> sqlite3.Connection:
+class ReadingConnection(ForgetfulConnection):
+    """The connection of the thread that also gives memory back: the pages that it keeps go, too."""
+
+    def cache_clear(self) -> None:
+        """Drop what is kept, but for the pages of a statement under way."""
+        with suppress(sqlite3.Error):
+            give_up_pages(self)
+        super().cache_clear()
+
+
+def give_up_pages(connection: sqlite3.Connection) -> None:
+    """Let *connection* free the pages that it keeps: those of a burst, up to ``CACHE_KIB``.
+
+    Raises:
+        sqlite3.Error: it is closed.
+    """
+    connection.execute("PRAGMA shrink_memory")
+
+
+def _connect(
+    path: str,
+    timeout: float,
+    connections: list[sqlite3.Connection],
+    factory: type[ForgetfulConnection] = ForgetfulConnection,
+) -> sqlite3.Connection:
     # No isolation level: no statement begins or ends a transaction implicitly.
-    connection = sqlite3.connect(
-        path, timeout=timeout, isolation_level=None, check_same_thread=False, factory=ForgetfulConnection
-    )
+    connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False, factory=factory)
     forget_with_results(connection)
     connections.append(connection)
     # What is read again is in the cache of the operating system: its own must not hold what a burst has left.

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from broker.stores.sqlite_checkpoints import Checkpoints
 from broker.stores.sqlite_failures import FileLost, is_damage, is_io_error, is_unreadable
-from broker.stores.sqlite_file import SqliteFile, closed_connection
+from broker.stores.sqlite_file import SqliteFile, closed_connection, give_up_pages
 from broker.stores.sqlite_tables import TableReader, TableWriter
 from broker.stores.sqlite_watch import TRY_INTERVAL, first_damage
 
@@ -111,6 +111,11 @@ class FileGuard:
             self.checkpoints.run()
         except (OSError, sqlite3.Error) as error:
             self.judge(error)
+
+    def rest(self) -> None:
+        """Free the pages that the last transactions have left: there is none at the moment."""
+        if not (self.broken or self.suspect or self._closed):
+            give_up_pages(self.file.writes)
 
     def judge(self, error: BaseException, reading: bool = False) -> str:
         """Return what *error* of SQLite, or of looking at the files, means for operators.

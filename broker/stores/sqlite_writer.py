@@ -403,6 +403,7 @@ class WriterThread:
         self._failed = failed
         self._batches: SimpleQueue[Batch | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="txbroker store", daemon=True)
+        self._rested = True  # whether nothing was done since the pages were given up
         self._checked = 0.0  # when all files were looked at
         self._unlooked = 0  # pages in the log that were written since the last look, about
         self._look_after = guard.checkpoints.pages // 8  # of them
@@ -426,12 +427,13 @@ class WriterThread:
                 batch = self._batches.get(timeout=CHECK_INTERVAL)
             except Empty:
                 self._between(None)
+                self._rest()
                 continue
             if batch is None:
                 self._between(None)
                 self._guard.end()
                 return
-            started = time.perf_counter()
+            started, self._rested = time.perf_counter(), False
             try:
                 self._do(batch)
             except Exception as error:
@@ -456,6 +458,15 @@ class WriterThread:
                 self._guard.look()
         except Exception:
             self._reactor.callFromThread(self.log.failure, "looking at the files of the store failed", Failure())
+
+    def _rest(self) -> None:
+        """Give memory back once there has been nothing to do for a while."""
+        if not self._rested:
+            self._rested = True
+            try:
+                self._guard.rest()
+            except sqlite3.Error:
+                self._reactor.callFromThread(self.log.failure, "giving up pages of the store failed", Failure())
 
     def _do(self, batch: Batch) -> None:
         guard = self._guard

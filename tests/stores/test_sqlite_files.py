@@ -14,9 +14,11 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import LogLevel
 
 from broker.errors import Unavailable
+from broker.remembered import forget_results
 from broker.stores import sqlite_checkpoints, sqlite_tables, sqlite_writer
 from broker.stores.sqlite import SqliteStore
 from broker.stores.sqlite_checkpoints import READER, CheckpointHealth, CheckpointState
+from broker.stores.sqlite_writer import WriterThread
 from tests.stores.test_sqlite_store import Home, event
 from tests.support.logs import lines_of, logging
 
@@ -615,3 +617,40 @@ def test_permanent_refusals_count_as_errors(home: Home) -> None:
     refused(home, store.append("log", event()))
     assert home.failures == [1]
     assert home.ids(store) == [1, 2, 3]
+
+
+# Memory.
+
+SHRINK = "PRAGMA shrink_memory"
+
+
+def test_once_nothing_is_written_the_pages_of_what_was_are_given_up(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle: list[int] = []
+    rest = WriterThread._rest
+    monkeypatch.setattr(WriterThread, "_rest", lambda thread: (rest(thread), idle.append(1)))
+    store = home.store()
+    assert store._file is not None
+    done: list[str] = []
+    store._file.writes.set_trace_callback(done.append)
+    for rounds in (1, 2):
+        home.append(store)
+        idle.clear()
+        home.pump.until(lambda: len(idle) >= 3)
+        assert done.count(SHRINK) == rounds
+        assert done[-1] == SHRINK
+
+
+def test_the_pages_that_were_read_are_given_up_with_what_else_is_remembered(home: Home) -> None:
+    store = home.store()
+    assert store._file is not None
+    home.append(store)
+    done: list[str] = []
+    store._file.reads.set_trace_callback(done.append)
+    forget_results()
+    assert done == [SHRINK]
+    assert home.ids(store) == [1]
+    home.stop(store)
+    forget_results()  # of a connection that is closed
+    assert done.count(SHRINK) == 1
