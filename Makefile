@@ -82,11 +82,11 @@ clean:
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
 
-.venv/.run: setup.cfg setup.py pyproject.toml broker/_speedups.c | .venv/bin/pip
+.venv/.run: setup.cfg setup.py pyproject.toml broker/_speedups.c broker/_arenas.c | .venv/bin/pip
 	$(BIN)/pip install -q -e .
 	@touch $@
 
-.venv/.test: setup.cfg setup.py pyproject.toml broker/_speedups.c | .venv/bin/pip
+.venv/.test: setup.cfg setup.py pyproject.toml broker/_speedups.c broker/_arenas.c | .venv/bin/pip
 	$(BIN)/pip install -q -e ".[test,lint]"
 	@touch $@ .venv/.run
 

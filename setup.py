@@ -1,4 +1,4 @@
-"""Puts the JavaScript client into the package that serves it, and builds the accelerator; all else is in setup.cfg."""
+"""Puts the JavaScript client into the package that serves it, and builds what is in C; all else is in setup.cfg."""
 
 import os
 from pathlib import Path
@@ -25,8 +25,8 @@ class BuildWithClient(build_py):
         return [*super().get_outputs(include_bytecode), *(str(Path(self.build_lib, TARGET, name)) for name in FILES)]
 
 
-# Without a compiler, or with one that fails, the broker does without it.
-SPEEDUPS = Extension("broker._speedups", ["broker/_speedups.c"], optional=True)
+# Without a compiler, or with one that fails, the broker does without them.
+COMPILED = [Extension(f"broker.{name}", [f"broker/{name}.c"], optional=True) for name in ("_speedups", "_arenas")]
 
 # The wheel of a release is for every machine and Python, so that it has none: see release/reproducible.py.
-setup(cmdclass={"build_py": BuildWithClient}, ext_modules=[] if os.environ.get("PURE_WHEEL") else [SPEEDUPS])
+setup(cmdclass={"build_py": BuildWithClient}, ext_modules=[] if os.environ.get("PURE_WHEEL") else COMPILED)

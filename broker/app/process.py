@@ -12,6 +12,8 @@ from contextlib import suppress
 
 from twisted.logger import Logger
 
+from broker.arenas import arenas
+
 log = Logger()
 
 M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # of <malloc.h>
@@ -71,6 +73,7 @@ def tune_garbage_collector() -> None:
     gc.collect()
     with suppress(OSError, AttributeError):  # not the GNU C library
         ctypes.CDLL(None).malloc_trim(0)
+        arenas.begin()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 

@@ -12,6 +12,7 @@ from time import thread_time
 
 from twisted.application.internet import TimerService
 
+from broker.arenas import arenas
 from broker.remembered import forget_results
 
 _msgspec = import_module("msgspec._core")
@@ -24,7 +25,7 @@ class MemoryTrimmer(TimerService):
     The C library keeps what was freed between what is still in use: after a burst of large messages, all of it.
     Something is done when the process has grown, when it has become quiet after much that came and went, and
     when many objects have gone, as those of clients that left.  It is done once more, and thoroughly, when nothing
-    comes and goes any more: what is left of a burst by then may be a few objects, each of which keeps a megabyte.
+    comes and goes any more: what is left of a burst by then may be a few objects, each of which keeps a page or more.
 
     Args:
         moved: returns how many bytes have come and gone since the start.
@@ -49,7 +50,8 @@ class MemoryTrimmer(TimerService):
         self._again = False  # whether there may be more of what the last trim has found
         self._blocks = 0  # the most that were in use since the last trim
         self._before = 0  # blocks that were in use at the last look
-        self._unsettled = False  # whether something was done since all was still
+        self._active = False  # whether blocks have come or gone since all was still
+        self._unsettled = False  # whether something was done since then
         self._objects = 0  # that the last look at all of them has left
 
     def startService(self) -> None:
@@ -58,6 +60,7 @@ class MemoryTrimmer(TimerService):
             self._trim = ctypes.CDLL(None).malloc_trim
         except (OSError, AttributeError):
             return  # not the GNU C library
+        self._before = sys.getallocatedblocks()
         super().startService()
 
     def look(self) -> None:
@@ -67,10 +70,12 @@ class MemoryTrimmer(TimerService):
         grown = resident - self._lowest
         quiet, self._seen = moved - self._seen < self.QUIET, moved
         blocks = sys.getallocatedblocks()
+        arenas.look(blocks)
         self._blocks = max(self._blocks, blocks)
         freed = self._blocks - blocks > self.FREED
-        settled = self._unsettled and quiet and abs(blocks - self._before) < self.STILL
-        self._before = blocks
+        still = abs(blocks - self._before) < self.STILL
+        self._before, self._active = blocks, self._active or not still
+        settled = quiet and still and (self._unsettled or (self._active and not self._skip))
         if self._skip and not settled:  # which comes once for each burst
             self._skip = max(0, self._skip - (self.QUIET_SHARE if quiet else 1))
         elif self._trim is not None and (
@@ -81,6 +86,7 @@ class MemoryTrimmer(TimerService):
             or (quiet and (grown > self.QUIET or moved - self._trimmed > self.GROWTH))
         ):
             self._unsettled = not settled
+            self._active = self._active and not settled
             self._give_back(self._trim, resident, moved, freed or settled)
 
     def _give_back(self, trim: Callable[[int], int], resident: int, moved: int, thorough: bool) -> None:

@@ -26,6 +26,7 @@ from broker.access.browsers import BrowserPolicy
 from broker.access.limits import network_of
 from broker.access.refusals import Counts as RefusalCounts
 from broker.access.refusals import RefusalLog
+from broker.arenas import arenas
 from broker.core.clocks import wall_clock_of
 from broker.core.deadlines import Deadlines
 from broker.core.memory import Memory
@@ -200,6 +201,7 @@ class Site(Factory):
         if self._objection(address):
             return self._late.reject(address, "Too many connections.")
         self._counter.enter(address)
+        arenas.connected(len(self._counter))
         self._counts.opened("http")
         proxies = self._proxies
         channel = HttpChannel(self, address, proxies.read if proxies.trusts(address) else None)
@@ -251,6 +253,7 @@ class Site(Factory):
         self._unadmitted.leave(channel)
         self._counts.closed("http", 1000)
         self._counter.leave(channel.address)
+        arenas.connected(len(self._counter))
 
     def on_admitted(self, channel: HttpChannel) -> None:
         """Forget that the client of *channel* was not admitted."""

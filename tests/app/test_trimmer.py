@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 
 from broker.app import trimmer
 from broker.app.trimmer import MemoryTrimmer, resident_bytes
+from broker.arenas import arenas
 from broker.patterns import check_text
 
 MIB = 1 << 20
@@ -76,6 +77,25 @@ def test_the_last_time_waits_until_nothing_comes_and_goes_and_is_thorough(proces
         assert process.look(moved=1000) == 1
     assert [process.look(moved=1000) for _ in range(3)] == [2, 2, 2]
     assert collected == [1, 2]
+
+
+def test_once_nothing_comes_and_goes_any_more_it_is_trimmed_whatever_came_before(process, monkeypatch):
+    collected = []
+    monkeypatch.setattr(gc, "collect", lambda generation=2: collected.append(generation))
+    monkeypatch.setattr(gc, "get_objects", lambda: [])
+    for change in (1, -1):
+        process.blocks += change * MemoryTrimmer.STILL
+        before = process.look()
+        assert [process.look() for _ in range(3)] == [before + 1] * 3
+    assert collected == [2, 2]
+
+
+def test_the_interpreter_is_told_what_lasts(process, monkeypatch):
+    looks = []
+    monkeypatch.setattr(arenas, "look", looks.append)
+    process.blocks = 7
+    process.look()
+    assert looks == [7]
 
 
 def test_what_looks_at_attributes_have_left_behind_is_forgotten_in_the_end(process, monkeypatch):

@@ -1,0 +1,69 @@
+"""How many arenas the interpreter may have: as many as what lasts needs, so that a burst leaves no memory behind.
+
+An arena is a megabyte of small objects, and is given back when none is left in it.  What a burst makes is gone soon,
+but for a few objects in each of its arenas.  So what the clients that are connected, and all that has been there for
+a while, do not need is taken from ``malloc`` instead, from which the trimmer gives back each free page.
+
+``broker/_arenas.c`` does it, where it was built; else the interpreter has as many as it likes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable
+
+LimitArenas = Callable[[int], int]
+
+limit_arenas: LimitArenas | None
+try:
+    from broker import _arenas
+except ImportError:
+    limit_arenas = None
+else:
+    limit_arenas = _arenas.limit_arenas
+
+
+class ArenaLimit:
+    """Keeps the limit; one for the process.
+
+    Args:
+        limit_arenas: sets how many there may be more than at its first call; None where that is not possible.
+    """
+
+    SPARE = 2  # arenas, for what comes and goes all the time
+    BLOCKS = 10_000  # small objects of an arena, about
+    CONNECTIONS = 200  # whose state needs an arena, about
+    LASTING = 60  # looks, twice a second: what was there at all of them lasts
+
+    def __init__(self, limit_arenas: LimitArenas | None) -> None:
+        self._limit = limit_arenas
+        self._begun = False
+        self._first = 0  # blocks at the start
+        self._seen: deque[int] = deque(maxlen=self.LASTING)  # blocks at the last looks
+        self._connections = 0
+
+    def begin(self) -> None:
+        """Set the limit from here on: all is made that the daemon has without clients."""
+        self._begun, self._first = self._limit is not None, sys.getallocatedblocks()
+        self._set()
+
+    def connected(self, connections: int) -> None:
+        """Let the clients have their arenas; called with how many are connected, whenever that changes."""
+        if connections % (self.CONNECTIONS // 2) == 0:
+            self._connections = connections
+            self._set()
+
+    def look(self, blocks: int) -> None:
+        """Let what lasts have its arenas; called twice a second with how many blocks of memory are in use."""
+        if self._begun:
+            self._seen.append(blocks)
+            self._set()
+
+    def _set(self) -> None:
+        if self._begun and self._limit is not None:
+            lasting = min(self._seen) - self._first if len(self._seen) == self.LASTING else 0
+            self._limit(self.SPARE + max(lasting // self.BLOCKS, self._connections // self.CONNECTIONS))
+
+
+arenas = ArenaLimit(limit_arenas)
