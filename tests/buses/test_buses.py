@@ -280,10 +280,104 @@ async def test_who_has_held_a_name_all_the_while_keeps_it_from_a_node_whose_leas
     await execute(b"SET", one.bus._prefix + b"grace", 1 << 50)
     await eventually(lambda: not one.bus.lives(two.bus.address))
     claimed = {"alone": False, "shared": True}
-    assert await one.bus.claim_all(claimed, {"alone", "shared"}) == {"alone": two.bus.address}
+    assert await one.bus.claim_all(claimed, {"alone", "shared"}) == {"alone": ""}
     assert await one.bus.claim_all(claimed) == {}
     assert await one.bus.holders(["alone"]) == ("alone", [one.bus.address])
     assert (await one.bus.holders(["shared"]))[1] == [two.bus.address, one.bus.address]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_node_has_not_claimed_under_its_present_lease_is_nobodys_yet(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await eventually(lambda: one.bus.lives(two.bus.address) and two.bus.lives(one.bus.address))
+    await two.bus.claim("alone")
+    await two.bus.claim("kept")
+    execute = one.bus._batcher.connection.protocol.execute_command
+    await execute(b"SET", one.prefix + "grace", 1 << 50)
+    number = two.bus.lease
+    two.bus._lease.end()
+    await eventually(lambda: one.bus.lease_of(two.bus.address) > number)
+    claimed = {"alone": False, "kept": False}
+    assert await one.bus.claim_all(claimed, {"alone", "kept"}) == {"alone": "", "kept": ""}
+    assert await two.bus.claim_all({"kept": False}, {"kept"}) == {}
+    assert await one.bus.claim_all(claimed) == {"kept": two.bus.address}
+    assert await two.bus.claim_all({"alone": False}, {"alone"}) == {"alone": one.bus.address}
+    with pytest.raises(Taken):
+        await two.bus.claim("alone")
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_nobody_claims_again_goes_to_who_had_it_before_as_well(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await eventually(lambda: one.bus.lives(two.bus.address) and two.bus.lives(one.bus.address))
+    await two.bus.claim("name")
+    execute = one.bus._batcher.connection.protocol.execute_command
+    await execute(b"SET", one.prefix + "grace", 1 << 50)
+    number = two.bus.lease
+    two.bus._lease.end()
+    await eventually(lambda: one.bus.lease_of(two.bus.address) > number)
+    assert await one.bus.claim_all({"name": False}, {"name"}) == {"name": ""}
+    await execute(b"SET", one.prefix + "grace", 0)
+    assert await one.bus.claim_all({"name": False}, {"name"}) == {}
+    assert await one.bus.holders(["name"]) == ("name", [one.bus.address])
+
+
+@pytest_twisted.ensureDeferred
+async def test_after_the_server_went_back_a_node_may_be_about_to_give_back_what_it_holds_there(
+    make_node: MakeNode,
+) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await eventually(lambda: one.bus.lives(two.bus.address) and two.bus.lives(one.bus.address))
+    await two.bus.claim("given back")
+    await two.bus.claim("kept")
+    execute = one.bus._batcher.connection.protocol.execute_command
+    await execute(b"SET", one.prefix + "settling", 1 << 50)
+    claimed = {"given back": False, "kept": False}
+    for new in ((), claimed):
+        assert await one.bus.claim_all(claimed, new) == {"given back": "", "kept": ""}
+    assert await two.bus.release("given back")
+    assert await two.bus.claim_all({"kept": False}) == {}
+    assert await one.bus.claim_all(claimed) == {"kept": ""}
+    await execute(b"SET", one.prefix + "settling", 0)
+    assert await one.bus.claim_all(claimed) == {"kept": two.bus.address}
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_server_that_went_back_has_for_a_node_is_not_for_newcomers_there(make_node: MakeNode) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await eventually(lambda: one.bus.lives(two.bus.address) and two.bus.lives(one.bus.address))
+    await one.bus.claim("name")  # and given it back later, which was lost
+    execute = one.bus._batcher.connection.protocol.execute_command
+    await execute(b"SET", one.prefix + "settling", 1 << 50)
+    with pytest.raises(NotDone) as unsure:
+        await one.bus.claim("name")
+    assert unsure.value.retry_after > 0
+    assert await two.bus.claim_all({"name": False}) == {}
+    with pytest.raises(Taken):
+        await one.bus.claim("name")
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_server_that_went_back_has_for_a_node_may_be_anothers_since_its_lease_has_ended(
+    make_node: MakeNode,
+) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await eventually(lambda: one.bus.lives(two.bus.address) and two.bus.lives(one.bus.address))
+    for name in ("alone", "last"):
+        await one.bus.claim(name)
+    await one.bus.claim("shared", shared=True)
+    execute = one.bus._batcher.connection.protocol.execute_command
+    for key in ("grace", "settling"):
+        await execute(b"SET", one.prefix + key, 1 << 50)
+    number = one.bus.lease
+    one.bus._lease.end()
+    await eventually(lambda: two.bus.lease_of(one.bus.address) > number)
+    claimed = {"alone": False, "last": False, "shared": True}
+    assert await one.bus.claim_all(claimed, claimed) == {"alone": "", "last": ""}
+    assert await two.bus.claim_all({"alone": False}) == {}
+    for key in ("grace", "settling"):
+        await execute(b"SET", one.prefix + key, 0)
+    assert await one.bus.claim_all(claimed, claimed) == {"alone": two.bus.address}
 
 
 @pytest_twisted.ensureDeferred

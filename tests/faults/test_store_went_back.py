@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.bridge.clients import Ganomede, OwlMeans
+from tests.faults.clients import Failed, Micro
 from tests.support.cluster import Cluster
 from tests.support.daemon import WITH_METRICS, Daemon
 from tests.support.eventually import pause
@@ -28,6 +30,7 @@ ENVIRON = {
     "TXBROKER_POLL_TIMEOUT_SECONDS": "600",
 }
 CHANNEL = "kept.a"
+LEASE = 2.0  # seconds, where names are about
 
 
 @pytest_twisted.async_yield_fixture
@@ -36,6 +39,16 @@ async def cluster() -> AsyncIterator[Cluster]:
     cluster = Cluster.new(**ENVIRON)
     cluster.redis.options = ["--appendonly", "no"]
     cluster.provoked.append("was lost")
+    yield await cluster.start()
+    await cluster.end()
+
+
+@pytest_twisted.async_yield_fixture
+async def pair() -> AsyncIterator[Cluster]:
+    """Two nodes with short leases, and such a Redis."""
+    cluster = Cluster.new(2, **ENVIRON, TXBROKER_NODE_LEASE_SECONDS=str(LEASE))
+    cluster.redis.options = ["--appendonly", "no"]
+    cluster.provoked.extend(["was lost", "Redis refuses"])
     yield await cluster.start()
     await cluster.end()
 
@@ -139,6 +152,60 @@ async def check_follower_is_told(follower: OwlMeans, before: str) -> None:
     assert gap == {"topic": CHANNEL, "epoch": before, "from": 11, "to": None, "why": "epoch"}
     assert epoch != before
     await follower.socket.close()
+
+
+async def joined(node: Daemon, service: str) -> Micro:
+    """Return the *service* at *node*, which it has as soon as the one before has given it back."""
+    while True:
+        try:
+            return await Micro.join(node, service)
+        except Failed:
+            await pause(0.05)
+
+
+def _own_name(service: str, _: object) -> str:
+    return service
+
+
+async def answered(caller: Micro, service: str, performer: Micro) -> Any:
+    """Return what *performer* answers as soon as it can be called by the name of its *service*."""
+    while True:
+        assert not performer.closed, "its name was taken from it"
+        try:
+            return await caller.ask(service, "ask")
+        except Failed:
+            await pause(0.1)
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("away", [0.0, 1.25 * LEASE], ids=["leases-last", "leases-end"])
+async def test_who_has_a_name_keeps_it_when_an_old_snapshot_has_it_as_held_at_another_node(
+    pair: Cluster, away: float
+) -> None:
+    (one, two), redis = pair.nodes, pair.redis
+    caller = await Micro.join(one, "caller")
+    services = [f"svc{number}" for number in range(5)]
+    before = [await Micro.join(one, service) for service in services]
+    await redis.command("SAVE")
+    file = Path(shutil.copy(redis.directory / "dump.rdb", redis.directory / "kept.rdb"))
+    for client in before:
+        client.drop()
+    performers = {service: await joined(two, service) for service in services}
+    for service, performer in performers.items():
+        performer.performs["ask"] = partial(_own_name, service)
+        assert await answered(caller, service, performer) == service
+    await pause(max(0.0, LEASE - away))  # the leases of the snapshot have ended when it is there
+    await redis.kill()
+    shutil.copy(file, redis.directory / "dump.rdb")
+    await pause(away)
+    await redis.start()
+    await all_ready([one, two])
+    for service, performer in performers.items():
+        assert await answered(caller, service, performer) == service
+    assert not any(client.closed for client in (caller, *performers.values()))
+    assert not any("another node holds" in line for line in pair.output)
+    for client in (caller, *performers.values()):
+        client.drop()
 
 
 @pytest_twisted.ensureDeferred

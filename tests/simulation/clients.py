@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from math import inf
 from typing import Any
 
@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 
 from broker.errors import BrokerError, NotFound, Taken, Unavailable
 from broker.messages import Delivery, Event, Mail, Reply, Request
-from broker.patterns import PRESENCE_PREFIX, QUEUE
+from broker.patterns import PRESENCE_PREFIX, PROCEDURE, QUEUE
 from broker.peer import Peer
 from broker.sessions import BaseSession
 from tests.simulation.node import Node
@@ -99,8 +99,8 @@ class History:
         acknowledged: topic, epoch, id, body and when it was asked for, of posts that were answered.
     """
 
-    def __init__(self, world: World, server: Server) -> None:
-        self.world, self._server = world, server
+    def __init__(self, world: World, server: Server, nodes: Mapping[str, Node]) -> None:
+        self.world, self._server, self._nodes = world, server, nodes
         self.appended: dict[Place, bytes] = {}
         self._witnesses: defaultdict[Place, set[Node]] = defaultdict(set)
         self._lost: set[tuple[Place, bytes]] = set()
@@ -177,6 +177,19 @@ class History:
                     f"{name} is served by {client.name} at {mine.node.name}, and {held.client.name} at "
                     f"{held.node.name} has had it for {self.world.now - held.since:.3f} s",
                 )
+
+    def check_taken(self, name: str, client: Client) -> None:
+        """Check that the node for which *client* has lost *name* is one that needs it, as far as it is there."""
+        found: Any = self._server.data.keys.get(b"sim:names", {})
+        entries = found.get((PROCEDURE + name).encode(), b"x ").decode()[2:].split(" ")
+        addresses = {entry.rpartition(":")[0] for entry in entries}
+        for node in self._nodes.values():
+            if node.alive and node is not client.node and node.bus.address in addresses:
+                claims: Any = node.broker.parts.cluster
+                if PROCEDURE + name not in claims._claims:
+                    self.world.violate(
+                        "a name was taken for nobody", f"{name} of {client.name} at {client.node.name} for {node.name}"
+                    )
 
 
 class Reader:
@@ -370,8 +383,13 @@ class Client:
         self.world.after(0.2 + self.chance.random(), self.connect)
 
     def _check_replaced(self) -> None:
-        """Check that no name is taken from one who responds, at a node that has had its lease all the while."""
+        """Check that no name is taken from one who responds, at a node that has had its lease all the while.
+
+        Nor from any for a node where nobody asks for it.
+        """
         held = [each for each in self.history.held if each.client is self]
+        for each in held:
+            self.history.check_taken(each.name, self)
         if held and not self.mute_until and self.node.lapsed < min(each.since for each in held):
             names = [each.name for each in held]
             self.world.violate("a name was taken away", f"{names} of {self.name} at {self.node.name}")

@@ -204,8 +204,33 @@ MUTANTS: dict[str, Mutant] = {
         "a name that nobody holds at a server that went back is given before those have come who held it",
         "back",
         100,
-        15,
-        Edit(Script, "local function claim(", "if new and #ids == 0 then", "if false then"),
+        17,
+        Edit(Script, "local function claim(", "elseif how ~= HELD and #others == 0", "elseif false"),
+    ),
+    "newcomers get what was restored": _known(
+        "a name is given to a newcomer at the node that had it in the state to which the server went back",
+        "a name that a restored state had as held by a node was given to a newcomer there",
+        Edit(Script, "local function claim(", "if how == NEW or #ids == 0 or not shared then", "if #ids == 0 then"),
+    ),
+    "what was restored for a node kept": _known(
+        "a name stays with the node that had it in the state to which the server went back, while a newcomer waits",
+        "a name that a restored state had as held by a node was given to a newcomer there",
+        Edit(Script, "local function claim(", "hold(name, sharing, rest)\n    end\n    if", "end\n    if"),
+    ),
+    "what was restored is claimed at once": _known(
+        "a node has what it held before a time without a lease, according to a server that went back",
+        "a name went back with older data to a node that had been cut off, and that another still had",
+        Edit(Script, "local function claim(", "or #ids == 0 or not shared then", "or #ids == 0 then"),
+    ),
+    "what was restored is taken for held": _known(
+        "a name is taken from a client for a node that is about to give it back again",
+        "a name was taken for such a node before it had given it back again",
+        Edit(Script, "local function claim(", "now < settling and settling - now or holder", "holder"),
+    ),
+    "what is not claimed again is taken for held": _known(
+        "a name is taken from a client for a node that does not claim it again",
+        "a name was taken for such a node after a time in which no node had a lease",
+        Edit(Script, "local function claim(", "return grace - now", "return others[1]"),
     ),
     "jobs of lost nodes not reviewed": _known(
         "a job that was claimed late for a node that has ended stays in flight",

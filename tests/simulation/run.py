@@ -52,8 +52,8 @@ class Run:
         self.schedule = schedule
         self.world = World(schedule.seed, keep_trace=keep_trace)
         self.server = Server(self.world)
-        self.history = History(self.world, self.server)
         self.nodes: dict[str, Node] = {}
+        self.history = History(self.world, self.server, self.nodes)
         self.all_nodes: list[Node] = []
         self.clients = [Client(self.history, f"c{number}", self._place) for number in range(schedule.clients)]
         self.healed = False

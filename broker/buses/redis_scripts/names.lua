@@ -112,31 +112,45 @@ local function without(ids, entries, node)
   return others, rest
 end
 
-local function leased(ids)
-  -- Returns the first of them that has a lease; nil when none has.
-  for _, id in ipairs(ids) do
-    if look(id).number > 0 then
+local function confirmed(ids, entries)
+  -- Returns the first of them that holds it under the lease which it has; nil when none does: they have claimed it
+  -- under an earlier one, and it is kept for them.
+  for index, id in ipairs(ids) do
+    local number = look(id).number
+    if number > 0 and entries[index] == id .. ':' .. whole(number) then
       return id
     end
   end
 end
 
--- Returns '', or who holds it; with *new*, how long nobody new can have it, in milliseconds.  Without, the node has
--- held it under a lease that has lasted: those for whom it is kept without a lease have lost it before, and the data
--- that said so.
-local function claim(name, shared, number, new)
+-- How a node has a name that it claims.
+local NEW = 'n'  -- not at all
+local BEFORE = 'b'  -- it had it before a time without a lease, in which another may have got it
+local HELD = 'h'  -- it has held it all the while, under a lease that has lasted
+
+-- Returns '', or who holds it; or for how many milliseconds that is not sure.
+local function claim(name, shared, number, how)
   local sharing, ids, entries = holders(name)
   local others, rest = without(ids, entries, me)
+  local settling = time_of('settling')
   if #others > 0 and not (shared and sharing) then
-    local holder = new and others[1] or leased(others)
-    if holder then
-      return holder
+    if how == NEW then
+      return others[1]
     end
-    rest = {}
-  end
-  if new and #ids == 0 then
-    local settling = time_of('settling')
-    if now < settling then
+    local holder = confirmed(others, rest)
+    if holder then
+      -- After the server went back it may have given that back, and is about to do so again.
+      return now < settling and settling - now or holder
+    elseif how == BEFORE then
+      return grace - now
+    end
+    rest = {}  -- they have lost it before, and the data that said so
+  elseif how ~= HELD and #others == 0 and now < settling then
+    -- Another may hold it, which the server does not know; what it knows of this node may be what that has lost since.
+    if how == NEW then
+      hold(name, sharing, rest)
+    end
+    if how == NEW or #ids == 0 or not shared then
       return settling - now
     end
   end
@@ -324,7 +338,7 @@ verbs.claim = function(at)
   if fenced(ARGV[at]) then
     return FENCED
   end
-  return claim(ARGV[at + 1], ARGV[at + 2] == 's', ARGV[at], true)
+  return claim(ARGV[at + 1], ARGV[at + 2] == 's', ARGV[at], NEW)
 end
 
 -- number, how many names, each name with "s" or "x", or "X": that must not have been the node's all the while
@@ -336,7 +350,7 @@ verbs.reclaim = function(at)
   end
   local refused = {}
   for index = at + 2, at + 2 * tonumber(ARGV[at + 1]), 2 do
-    local holder = claim(ARGV[index], ARGV[index + 1] == 's', ARGV[at], ARGV[index + 1] == 'X')
+    local holder = claim(ARGV[index], ARGV[index + 1] == 's', ARGV[at], ARGV[index + 1] == 'X' and BEFORE or HELD)
     if holder ~= '' then
       refused[#refused + 1] = ARGV[index]
       refused[#refused + 1] = type(holder) == 'string' and holder or ''
