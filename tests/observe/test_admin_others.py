@@ -128,3 +128,30 @@ def test_a_node_that_is_silent_at_a_kick_is_named(nodes: tuple[Node, Node]) -> N
 def test_a_connection_is_one_of_the_node_that_is_asked(nodes: tuple[Node, Node]) -> None:
     # Its id is one of a node: another has one that is called so, too.
     assert nodes[0].post("kick", connection="connection-1")[1]["detail"].endswith("on this node.")
+
+
+def test_a_token_is_revoked_by_its_id_at_whatever_node_somebody_lives_by_it(nodes: tuple[Node, Node]) -> None:
+    one, two = nodes
+    revoked = []
+
+    def expiry(token: str) -> float | None:
+        return 100.0 if token == "used" else None
+
+    async def revoke(id: str, expires: float) -> None:
+        revoked.append((id, expires))
+
+    two.broker.parts.lifetimes.expiry = expiry  # type: ignore[method-assign]
+    two.broker.tokens.revoke_id = revoke  # type: ignore[method-assign]
+    do(one.api.revoke("used"))
+    do(two.api.revoke("used"))
+    assert revoked == [("used", 100.0)] * 2
+    with pytest.raises(NotFound) as caught:
+        do(one.api.revoke("other"))
+    assert str(caught.value) == "Nobody on any node lives by such a token."
+    one.link.silent.add("two")
+    with pytest.raises(NotFound) as caught:
+        do(one.api.revoke("used"))
+    assert str(caught.value) == "Nobody on any node lives by such a token; no answer of two."
+    with pytest.raises(NotFound) as caught:
+        do(Admin().api.revoke("used"))
+    assert str(caught.value) == "Nobody on this node lives by such a token."

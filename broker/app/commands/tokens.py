@@ -142,7 +142,7 @@ def _shown(name: str, value: Any) -> str:
 
 @token.command()
 @click.option("--file", type=Path, help="With the token; by default the standard input.")
-@click.option("--id", default="", metavar="ID", help="Of a token in use on the node, instead of the token.")
+@click.option("--id", default="", metavar="ID", help="Of a token in use on one of the nodes, instead of the token.")
 @admin_option
 @json_option
 @click.argument("arguments", nargs=-1, metavar="")

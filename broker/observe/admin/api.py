@@ -28,7 +28,7 @@ from broker.observe.admin.history import History
 from broker.observe.admin.live import live
 from broker.observe.admin.names import Names
 from broker.observe.admin.node import NodeViews, TokenQuery, gauges, totals
-from broker.observe.admin.others import OF_A_NODE, OtherNodes, split_node
+from broker.observe.admin.others import OF_A_NODE, REVOKE, OtherNodes, split_node
 from broker.observe.admin.paging import Page, Query, read_query
 from broker.observe.admin.problems import answer, failed, problem
 from broker.observe.admin.queues import DeadQuery, WorkQueues
@@ -58,6 +58,12 @@ class View:
 
 class SessionQuery(msgspec.Struct, forbid_unknown_fields=True):
     """``id``: of the session."""
+
+    id: str
+
+
+class TokenId(msgspec.Struct):
+    """``id``: of a token, which another node is to revoke."""
 
     id: str
 
@@ -154,7 +160,10 @@ class AdminApi:
         address = f"node {node}"
         request = HttpRequest(asked.method, PREFIX + asked.name, asked.query, {}, asked.body, address=address)
         try:
-            if asked.name in OF_A_NODE:
+            if asked.name == REVOKE:
+                await self._revoke_here(msgspec.json.decode(asked.body, type=TokenId).id)
+                response = answer({"revoked": True})
+            elif asked.name in OF_A_NODE:
                 response = await self._answer(peer, request, asked.name, alone=True)
             else:
                 response = problem(404, "Nodes are not asked for that.")
@@ -173,11 +182,17 @@ class AdminApi:
         return await self._show(peer, request, name)
 
     async def revoke(self, id: str) -> None:
-        """Revoke the token with an *id* by which somebody on this node lives.
+        """Revoke the token with an *id* by which somebody lives, on whatever node.
 
         Raises:
             NotFound: nobody does.
         """
+        try:
+            await self._revoke_here(id)
+        except NotFound:
+            await self._others.revoke(id)
+
+    async def _revoke_here(self, id: str) -> None:
         expires = self._broker.parts.lifetimes.expiry(id)
         if expires is None:
             raise NotFound("token", id)

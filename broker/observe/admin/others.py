@@ -1,4 +1,4 @@
-"""The other nodes, seen from the admin API of this one: what is asked of one, and kicks, which are for all."""
+"""The other nodes, seen from the admin API of this one: what is asked of one, and what is for all of them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from broker.observe.admin.actions import Done, Kick
 from broker.observe.admin.problems import NO_STORE, PROBLEM
 
 DEADLINE = 5.0  # seconds
+REVOKE = "tokens/revoke"
 # What differs from node to node.  All else is that of the store, or done by any of them.
 OF_A_NODE = {
     *("connections", "sessions", "session", "topics", "services", "tokens", "refusals", "settings", "status"),
@@ -93,10 +94,30 @@ class OtherNodes:
 
     async def _kicked(self, node: str, body: bytes) -> int | None:
         """Return how many *node* has disconnected; None: it has not said."""
-        try:
-            status, said = await self._link.ask(node, "POST", "kick", "", body, DEADLINE)
-        except BrokerError:
-            return None
+        status, said = await self._told(node, "kick", body)
         if status == 404:
             return 0
         return int(json.loads(said)["disconnected"]) if status == 200 else None
+
+    async def revoke(self, id: str) -> None:
+        """Revoke the token with an *id* at whichever of the others somebody lives by it.
+
+        Raises:
+            NotFound: nobody does, of those that have answered.
+        """
+        names, body = self.names, json.dumps({"id": id}).encode()
+        told = await gather(names, lambda name: Deferred.fromCoroutine(self._told(name, REVOKE, body)))
+        answers = {name: status for name, (status, _) in zip(names, told, strict=True)}
+        if 200 not in answers.values():
+            silent = [name for name, status in answers.items() if status != 404]
+            where = "any" if names else "this"
+            more = f"; no answer of {', '.join(silent)}" if silent else ""
+            raise NotFound("token", id, message=f"Nobody on {where} node lives by such a token{more}.")
+
+    async def _told(self, node: str, name: str, body: bytes) -> tuple[int, bytes]:
+        """Return what *node* answers to *name*; the status is 0 when it does not."""
+        try:
+            status, said = await self._link.ask(node, "POST", name, "", body, DEADLINE)
+        except BrokerError:
+            return 0, b""
+        return status, said

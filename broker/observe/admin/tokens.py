@@ -23,7 +23,7 @@ JSON = "application/json"
 
 
 class Revocation(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of a request: a token, or the id of one that somebody on this node lives by."""
+    """The body of a request: a token, or the id of one that somebody lives by."""
 
     token: str | None = None
     id: str | None = None
@@ -33,7 +33,7 @@ _decode = msgspec.json.Decoder(Revocation).decode
 
 
 async def _unknown(id: str) -> None:
-    raise NotFound("token", id)
+    raise NotFound("token", id, message="Nobody lives by such a token.")
 
 
 @implementer(IHttpDialect)
@@ -78,7 +78,7 @@ class TokenPage:
                 await peer.revoke(asked.token or "")
         except Unauthenticated:
             return problem(400, "This is no token of this broker.")
-        except NotFound:
-            return problem(404, "Nobody on this node lives by such a token.")
+        except NotFound as error:
+            return problem(404, str(error))
         log.info("a token was revoked by {address}", address=request.address or UNIX)
         return Response(200, b'{"revoked":true}', headers=(NO_STORE,))
