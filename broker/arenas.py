@@ -9,8 +9,6 @@ a while, do not need is taken from ``malloc`` instead, from which the trimmer gi
 
 from __future__ import annotations
 
-import sys
-from collections import deque
 from collections.abc import Callable
 
 LimitArenas = Callable[[int], int]
@@ -34,18 +32,15 @@ class ArenaLimit:
     SPARE = 2  # arenas, for what comes and goes all the time
     BLOCKS = 10_000  # small objects of an arena, about
     CONNECTIONS = 200  # whose state needs an arena, about
-    LASTING = 60  # looks, twice a second: what was there at all of them lasts
 
     def __init__(self, limit_arenas: LimitArenas | None) -> None:
         self._limit = limit_arenas
         self._begun = False
-        self._first = 0  # blocks at the start
-        self._seen: deque[int] = deque(maxlen=self.LASTING)  # blocks at the last looks
-        self._connections = 0
+        self._lasting = self._connections = 0
 
     def begin(self) -> None:
         """Set the limit from here on: all is made that the daemon has without clients."""
-        self._begun, self._first = self._limit is not None, sys.getallocatedblocks()
+        self._begun = self._limit is not None
         self._set()
 
     def connected(self, connections: int) -> None:
@@ -54,16 +49,14 @@ class ArenaLimit:
             self._connections = connections
             self._set()
 
-    def look(self, blocks: int) -> None:
-        """Let what lasts have its arenas; called twice a second with how many blocks of memory are in use."""
-        if self._begun:
-            self._seen.append(blocks)
-            self._set()
+    def look(self, lasting: int) -> None:
+        """Let what lasts have its arenas; called now and then with how many blocks more than at the start do."""
+        self._lasting = lasting
+        self._set()
 
     def _set(self) -> None:
         if self._begun and self._limit is not None:
-            lasting = min(self._seen) - self._first if len(self._seen) == self.LASTING else 0
-            self._limit(self.SPARE + max(lasting // self.BLOCKS, self._connections // self.CONNECTIONS))
+            self._limit(self.SPARE + max(self._lasting // self.BLOCKS, self._connections // self.CONNECTIONS))
 
 
 arenas = ArenaLimit(limit_arenas)

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import sys
+from collections import deque
 from collections.abc import Callable
 from importlib import import_module
 from time import thread_time
@@ -36,7 +37,8 @@ class MemoryTrimmer(TimerService):
     QUIET = 1 << 20  # bytes that come and go between two looks, while it is quiet; or that it may have grown by then
     FREED = 10_000  # blocks of memory, one for each small object, that have become free before something is done
     STILL = 1000  # blocks that come or go between two looks, while nothing happens
-    MAX_OBJECTS = 50_000  # that the collector may have to look at: it takes a few milliseconds
+    MAX_BLOCKS = 50_000  # more than at the start, which the collector may have to look at: it takes some milliseconds
+    LASTING = 60  # looks: what was there at all of them lasts
     MAX_LOAD = 0.005  # of the time may be spent with it
     QUIET_SHARE = 4  # times as much of it, while it is quiet
 
@@ -50,9 +52,11 @@ class MemoryTrimmer(TimerService):
         self._again = False  # whether there may be more of what the last trim has found
         self._blocks = 0  # the most that were in use since the last trim
         self._before = 0  # blocks that were in use at the last look
+        self._first = 0  # and at the start
+        self._held: deque[int] = deque(maxlen=self.LASTING)  # and at the last looks
         self._active = False  # whether blocks have come or gone since all was still
         self._unsettled = False  # whether something was done since then
-        self._objects = 0  # that the last look at all of them has left
+        self._left = 0  # blocks that were in use after the last look at all objects
 
     def startService(self) -> None:
         """Begin to look, where the C library can be asked for it."""
@@ -60,7 +64,7 @@ class MemoryTrimmer(TimerService):
             self._trim = ctypes.CDLL(None).malloc_trim
         except (OSError, AttributeError):
             return  # not the GNU C library
-        self._before = sys.getallocatedblocks()
+        self._before = self._first = sys.getallocatedblocks()
         super().startService()
 
     def look(self) -> None:
@@ -70,7 +74,8 @@ class MemoryTrimmer(TimerService):
         grown = resident - self._lowest
         quiet, self._seen = moved - self._seen < self.QUIET, moved
         blocks = sys.getallocatedblocks()
-        arenas.look(blocks)
+        self._held.append(blocks)
+        arenas.look(self._lasting - self._first)
         self._blocks = max(self._blocks, blocks)
         freed = self._blocks - blocks > self.FREED
         still = abs(blocks - self._before) < self.STILL
@@ -100,20 +105,24 @@ class MemoryTrimmer(TimerService):
         self._again = resident - self._lowest > self.QUIET
         self._skip = int((thread_time() - began) / self.MAX_LOAD / self.INTERVAL)
 
-    def _collect(self, thorough: bool) -> None:
-        """Let garbage go, as what failed and is kept by its own traceback.
+    @property
+    def _lasting(self) -> int:
+        """Blocks that last, about; those of the start until that is known."""
+        return min(self._held) if len(self._held) == self.LASTING else self._first
 
-        All is looked at where that is quick, or when there are twice as many objects as the last time has left:
-        a pile of garbage must not keep itself by its size.
+    def _collect(self, thorough: bool) -> None:
+        """Let garbage go, as what failed and is kept by its own traceback, where that is quick: not in a burst.
+
+        All is looked at, too, when twice as much lasts as the last time has left: a pile of garbage must not keep
+        itself by its size.
         """
-        objects = len(gc.get_objects())
         if thorough:
             _forget_attributes()
-        if (thorough and objects < self.MAX_OBJECTS) or objects > max(2 * self._objects, self.MAX_OBJECTS):
-            gc.collect()
-            self._objects = len(gc.get_objects())
-        else:
-            gc.collect(1)
+        piled = self._lasting - self._first > max(2 * (self._left - self._first), self.MAX_BLOCKS)
+        if piled or sys.getallocatedblocks() - self._first < self.MAX_BLOCKS:
+            gc.collect(2 if piled or thorough else 1)
+            if piled or thorough:
+                self._left = sys.getallocatedblocks()
 
 
 def _forget_names() -> None:

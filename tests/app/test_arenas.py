@@ -10,14 +10,12 @@ import pytest
 from broker import arenas
 from broker.arenas import ArenaLimit
 
-SPARE, LASTING = ArenaLimit.SPARE, ArenaLimit.LASTING
-AT_START = 300_000  # blocks
+SPARE = ArenaLimit.SPARE
 
 
 @pytest.fixture
-def limits(monkeypatch):
+def limits():
     """What the limit was set to, the last at the end."""
-    monkeypatch.setattr(sys, "getallocatedblocks", lambda: AT_START)
     return []
 
 
@@ -34,21 +32,17 @@ def test_from_the_start_there_are_a_few_to_spare(limit, limits):
 
 def test_before_the_start_and_without_the_compiled_module_nothing_is_limited(limits):
     for limit in (ArenaLimit(limits.append), ArenaLimit(None)):
-        limit.look(AT_START)
+        limit.look(1_000_000)
         limit.connected(100_000)
     limit.begin()
-    limit.look(AT_START)
+    limit.look(1_000_000)
     assert limits == []
 
 
 def test_what_lasts_has_its_own(limit, limits):
-    for _ in range(LASTING - 1):
-        limit.look(AT_START + 10 * ArenaLimit.BLOCKS)
-    assert limits[-1] == SPARE
-    limit.look(AT_START + 11 * ArenaLimit.BLOCKS)
-    assert limits[-1] == SPARE + 10
-    limit.look(AT_START + 5)
-    assert limits[-1] == SPARE
+    for lasting, more in ((10 * ArenaLimit.BLOCKS, 10), (5, 0), (-5, 0)):
+        limit.look(lasting)
+        assert limits[-1] == SPARE + more
 
 
 def test_clients_have_their_own_while_they_come_and_until_they_have_gone(limit, limits):

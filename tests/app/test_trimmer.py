@@ -52,6 +52,14 @@ def process(monkeypatch):
     assert process.clock.getDelayedCalls() == []
 
 
+@pytest.fixture
+def collected(monkeypatch):
+    """Which generations were collected."""
+    collected = []
+    monkeypatch.setattr(gc, "collect", lambda generation=2: collected.append(generation))
+    return collected
+
+
 def test_nothing_is_done_while_nothing_happens(process):
     assert [process.look() for _ in range(10)] == [0] * 10
 
@@ -67,10 +75,7 @@ def test_it_is_trimmed_once_it_is_quiet_after_much_that_came_and_went_and_once_m
     assert [process.look() for _ in range(5)] == [1, 2, 2, 2, 2]
 
 
-def test_the_last_time_waits_until_nothing_comes_and_goes_and_is_thorough(process, monkeypatch):
-    collected = []
-    monkeypatch.setattr(gc, "collect", lambda generation=2: collected.append(generation))
-    monkeypatch.setattr(gc, "get_objects", lambda: [])
+def test_the_last_time_waits_until_nothing_comes_and_goes_and_is_thorough(process, collected):
     process.look(resident=5 * MIB, moved=2 * MIB)
     for _ in range(3):
         process.blocks += MemoryTrimmer.STILL
@@ -79,23 +84,12 @@ def test_the_last_time_waits_until_nothing_comes_and_goes_and_is_thorough(proces
     assert collected == [1, 2]
 
 
-def test_once_nothing_comes_and_goes_any_more_it_is_trimmed_whatever_came_before(process, monkeypatch):
-    collected = []
-    monkeypatch.setattr(gc, "collect", lambda generation=2: collected.append(generation))
-    monkeypatch.setattr(gc, "get_objects", lambda: [])
+def test_once_nothing_comes_and_goes_any_more_it_is_trimmed_whatever_came_before(process, collected):
     for change in (1, -1):
         process.blocks += change * MemoryTrimmer.STILL
         before = process.look()
         assert [process.look() for _ in range(3)] == [before + 1] * 3
     assert collected == [2, 2]
-
-
-def test_the_interpreter_is_told_what_lasts(process, monkeypatch):
-    looks = []
-    monkeypatch.setattr(arenas, "look", looks.append)
-    process.blocks = 7
-    process.look()
-    assert looks == [7]
 
 
 def test_what_looks_at_attributes_have_left_behind_is_forgotten_in_the_end(process, monkeypatch):
@@ -110,30 +104,50 @@ def test_a_quiet_process_is_trimmed_though_it_has_grown_by_little(process):
     assert [process.look(resident=2 * MIB, moved=2 * MIB), process.look()] == [0, 1]
 
 
-def test_it_is_trimmed_when_those_have_gone_who_had_many_objects(process, monkeypatch):
-    collected = []
-    monkeypatch.setattr(gc, "collect", lambda generation=2: collected.append(generation))
-    monkeypatch.setattr(gc, "get_objects", lambda: [])
+def test_it_is_trimmed_when_those_have_gone_who_had_many_objects(process, collected):
     process.blocks += 50_000
     assert process.look(resident=5 * MIB, moved=2 * MIB) == 1
     assert process.look(moved=2 * MIB) == 1
     process.blocks -= 50_000
     assert [process.look(moved=2 * MIB) for _ in range(3)] == [2, 2, 2]
-    assert collected == [1, 2]
+    assert collected == [2]  # not in the burst itself
 
 
-def test_all_garbage_is_looked_for_when_there_are_twice_as_many_objects_as_before(process, monkeypatch):
-    collected, objects = [], MemoryTrimmer.MAX_OBJECTS
+def test_in_a_burst_no_garbage_is_looked_for(process, collected):
+    process.blocks += MemoryTrimmer.MAX_BLOCKS
+    assert [process.look(resident=5 * MIB, moved=2 * MIB) for _ in range(5)] == [1, 2, 3, 4, 5]
+    assert collected == []
 
-    def collect(generation=2):
-        collected.append(generation)
 
-    monkeypatch.setattr(gc, "collect", collect)
-    monkeypatch.setattr(gc, "get_objects", lambda: range(objects))
-    for more in (1, objects + 1, 1, 0):
-        process.look(resident=5 * MIB, moved=2 * MIB)
-        objects += more
-    assert collected == [1, 2, 1, 2]
+def test_a_pile_is_looked_at_when_twice_as_much_lasts_as_the_last_time_has_left(process, collected):
+    def looks(number):
+        for _ in range(number):
+            process.look(resident=5 * MIB, moved=2 * MIB)
+
+    pile = MemoryTrimmer.MAX_BLOCKS + 1
+    looks(MemoryTrimmer.LASTING)  # of the start
+    collected.clear()
+    process.blocks += pile
+    looks(MemoryTrimmer.LASTING - 1)
+    assert collected == []
+    looks(10)
+    assert collected == [2]  # nothing of it was garbage
+    process.blocks += pile
+    looks(MemoryTrimmer.LASTING + 10)
+    assert collected == [2]
+    process.blocks += 1
+    looks(MemoryTrimmer.LASTING + 10)
+    assert collected == [2, 2]
+
+
+def test_what_lasts_is_known_after_a_while(process, monkeypatch):
+    looks = []
+    monkeypatch.setattr(arenas, "look", looks.append)
+    process.blocks += 500
+    for _ in range(MemoryTrimmer.LASTING):
+        process.blocks += 1
+        process.look()
+    assert looks == [0] * (MemoryTrimmer.LASTING - 1) + [501]
 
 
 def test_results_that_were_remembered_are_forgotten(process):
