@@ -299,7 +299,7 @@ class Outbox:
         self._long: deque[FrameTransport] = deque()  # whose long frames are sent in a later iteration
         self._kept: dict[int, bytes] = {}  # long frames that wait, or have waited since none did
         self._kept_bytes = 0
-        self._closing: list[FrameTransport] = []
+        self._closing: deque[FrameTransport] = deque()
         self._scheduled: IDelayedCall | None = None
         self.busy = False
         self.flushed = 0
@@ -330,7 +330,7 @@ class Outbox:
         """Flush every sender, those included that are added meanwhile.
 
         What takes long is flushed later: many long frames, and the rest of very many senders; who is added until
-        then does not wait for those.
+        then does not wait for those.  So are very many connections closed.
         """
         self.flushed = 0
         if self._long:
@@ -340,7 +340,7 @@ class Outbox:
             self._flush_late(end)
         if self._closing:
             self._close()
-        if self._long or self._late or self._senders:
+        if self._long or self._late or self._senders or self._closing:
             self._schedule()
         if self._kept and not self._long:
             self._kept.clear()
@@ -397,13 +397,18 @@ class Outbox:
             self._flush_one(long.popleft())
 
     def _close(self) -> None:
-        closing, self._closing = self._closing, []
-        for sender in closing:
+        """Close those that are to be closed, as many as there is time for."""
+        closing, now = self._closing, self._slices.now
+        end = now() + SLICE
+        for number in range(1, len(closing) + 1):
+            sender = closing.popleft()
             try:
                 sender.finish()
             except Exception:
                 log.failure("closing a connection failed")
                 sender.abortConnection()
+            if not number % CHECKED_SENDS and now() >= end:
+                break
 
     def close_soon(self, sender: FrameTransport) -> None:
         """Have *sender* closed after the next flush."""

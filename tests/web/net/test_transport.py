@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from itertools import count as ticks
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -192,6 +193,22 @@ def test_what_was_sent_before_loseconnection_arrives_before_the_end() -> None:
     assert sock.sent == b"abc"
     machine.iterate()
     assert sock.sent == b"abc"
+
+
+def test_connections_that_are_closed_at_once_end_in_slices() -> None:
+    machine = Machine()
+    transports = [machine.connect()[0] for _ in range(3 * CHECKED_SENDS)]
+    machine.outbox._slices.now = ticks().__next__  # each slice is over when the time is looked at
+    machine.outbox.busy = True
+    for transport in transports:
+        transport.loseConnection()
+    machine.outbox.busy = False
+    for done in (1, 2, 3):
+        machine.outbox.flush()
+        assert [bool(transport.connected) for transport in transports].count(False) == done * CHECKED_SENDS
+        assert machine.reactor.getDelayedCalls()
+    machine.reactor.advance(0)
+    assert machine.reactor.getDelayedCalls() == []
 
 
 def test_what_is_sent_in_the_chunk_that_closes_arrives() -> None:
