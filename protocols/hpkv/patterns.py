@@ -8,13 +8,13 @@ more memory than it is given.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 from weakref import WeakValueDictionary
 
 import attrs
 
 from broker.errors import Invalid, TooLarge
+from broker.remembered import remembered
 from protocols.hpkv.javascript import NotRegex, Unsupported, to_re2
 
 MAX_PATTERN_LENGTH = 256  # characters of a pattern
@@ -23,7 +23,7 @@ MAX_PATTERNS = 32  # of one token; plain keys are not counted
 MAX_TOKEN_BYTES = 1 << 20  # of memory for those that a token subscribes to together, or its accessPattern
 MAX_INSTRUCTIONS = 8000  # of RE2's program for these
 MAX_WORK = 500_000  # instructions times bytes of a key, 7 ms at the worst; a longer key is none that they match
-MAX_CACHED = 128  # tokens whose compiled patterns are kept while nobody is connected with them
+MAX_CACHED = 128  # tokens whose compiled patterns are kept, until memory is given back, though nobody uses them
 SEPARATORS = ":/-_#|"
 SPECIAL = frozenset("\\^$.+?()[]{}|")  # without any of these, a subscription is a glob
 
@@ -59,7 +59,7 @@ class AnyOf:
 _shared: WeakValueDictionary[tuple[str, ...], AnyOf] = WeakValueDictionary()
 
 
-@lru_cache(maxsize=MAX_CACHED)
+@remembered(MAX_CACHED)
 def rights(keys: tuple[str, ...], patterns: tuple[str, ...], access: str) -> Rights:
     """Return what was asked for by subscribeKeys, subscribePatterns and accessPattern.
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.errors import Invalid, TooLarge
+from broker.remembered import forget_results
 from protocols.hpkv.javascript import NotRegex, Unsupported, to_re2
 from protocols.hpkv.patterns import (
     MAX_PATTERNS,
@@ -488,3 +489,13 @@ def test_a_key_that_would_take_too_long_is_none_that_matches():
     longest = max(length for length in range(1024) if access_pattern("^a*(b{1,100}){3}a*$")("a" * length + "bbb"))
     assert longest < 1023
     assert access_pattern("^a*$")("a" * 1024)
+
+
+def test_compiled_patterns_that_nobody_uses_go_when_memory_is_given_back():
+    def made():
+        return rights(("a",), ("b:*", "^c+$"), "^d*$")
+
+    first = made()
+    assert made() is first
+    forget_results()
+    assert made() is not first
