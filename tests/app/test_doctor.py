@@ -108,7 +108,7 @@ async def test_a_broker_with_tls_is_examined_with_its_authority(
     assert (status, list(found)) == (1, ["port", "tls"])
     assert "--ca-file" in found["tls"]["remedy"]
     status, found = await examined(give, "--ca-file", files["authority"])
-    assert (status, [name for name, one in found.items() if not one["fine"]]) == (0, [])
+    assert (status, {name: one for name, one in found.items() if not one["fine"]}) == (0, {})
     status, found = await examined(give, "--url", give.daemon.url.replace("https:", "http:"))
     assert (status, found["tls"]["remedy"]) == (1, "use an https:// URL")
     assert await give.lines("publish", "t", "1", TXBROKER_CA_FILE=files["authority"]) == ["delivered to 0"]
