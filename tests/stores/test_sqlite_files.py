@@ -85,6 +85,8 @@ def shorten(home: Home) -> None:
 
 
 def remove_directory(home: Home) -> None:
+    # The database first: the store may look at any moment, and names what it finds first.
+    home.path.unlink()
     shutil.rmtree(home.path.parent)
 
 
