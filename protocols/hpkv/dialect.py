@@ -70,8 +70,12 @@ class Hpkv:
             raise _refused(403, error.explanation or ("Invalid API key" if key else "Invalid token")) from None
         session = self._bound(Session(link, peer, self._max_frame_bytes, rights_of(claims)), peer)
         # "Subscriptions exist from the handshake on": on every node, before it is answered.
-        session.watch()
-        await peer.listening()
+        session.begin()
+        try:
+            await peer.listening()
+        except BaseException:
+            session.ended()
+            raise
         return session
 
     @staticmethod

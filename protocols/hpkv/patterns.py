@@ -1,14 +1,11 @@
 """Which keys a token lets its holder use, and whose changes its holder is notified of.
 
-Patterns come with a request for a token and are tried on keys that anybody may
-choose.  RE2 takes time in proportion to the key, whatever the pattern, and no
-more memory than it is given.
+Patterns come with a request for a token and are tried on keys that anybody may choose.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 from weakref import WeakValueDictionary
 
 import attrs
@@ -16,14 +13,12 @@ import attrs
 from broker.errors import Invalid, TooLarge
 from broker.remembered import remembered
 from protocols.hpkv.javascript import NotRegex, Unsupported, to_re2
+from protocols.hpkv.programs import Program, compile_within, search
 
 MAX_PATTERN_LENGTH = 256  # characters of a pattern
 MAX_PATTERN_BYTES = 1 << 17  # of memory in which a pattern must compile
 MAX_PATTERNS = 32  # of one token; plain keys are not counted
-MAX_TOKEN_BYTES = 1 << 20  # of memory for those that a token subscribes to together, or its accessPattern
-MAX_INSTRUCTIONS = 8000  # of RE2's program for these
-MAX_WORK = 500_000  # instructions times bytes of a key, 7 ms at the worst; a longer key is none that they match
-MAX_CACHED = 128  # tokens whose compiled patterns are kept, until memory is given back, though nobody uses them
+MAX_CACHED = 16  # tokens whose compiled patterns are kept, until memory is given back, though nobody uses them
 SEPARATORS = ":/-_#|"
 SPECIAL = frozenset("\\^$.+?()[]{}|")  # without any of these, a subscription is a glob
 
@@ -38,11 +33,13 @@ class Rights:
         may: says which keys may be read and written.
         names: keys whose changes are notified.
         predicate: says of which other keys changes are notified; None: of no others.
+        programs: what these two need of memory.
     """
 
     may: Predicate
     names: frozenset[str]
     predicate: Predicate | None
+    programs: tuple[Program, ...] = ()
 
 
 @attrs.frozen(eq=False)
@@ -72,13 +69,15 @@ def rights(keys: tuple[str, ...], patterns: tuple[str, ...], access: str) -> Rig
     """
     names = frozenset(keys) | {pattern for pattern in patterns if is_plain(pattern)}
     predicate = any_of(tuple(sorted({pattern for pattern in patterns if not is_plain(pattern)})))
+    tests = predicate.tests if predicate is not None else ()
     if access:
         may = access_pattern(access)
+        tests = (*tests, may)
     elif predicate is None:
         may = names.__contains__
     else:
         may = _either(names, predicate)
-    return Rights(may, names, predicate)
+    return Rights(may, names, predicate, tuple({test for test in tests if isinstance(test, Program)}))
 
 
 def is_plain(pattern: str) -> bool:
@@ -86,7 +85,7 @@ def is_plain(pattern: str) -> bool:
     return "*" not in pattern and SPECIAL.isdisjoint(pattern)
 
 
-def any_of(patterns: tuple[str, ...]) -> Predicate | None:
+def any_of(patterns: tuple[str, ...]) -> AnyOf | None:
     """Return which keys one of the subscription *patterns* matches; None: there are none.
 
     While it is in use, it is the same function for the same patterns, so that
@@ -119,7 +118,7 @@ def _tests(patterns: tuple[str, ...]) -> tuple[Predicate, ...]:
             tests.append(glob(pattern))
         else:
             expressions.append(expression)
-    return (*tests, _search(expressions)) if expressions else tuple(tests)
+    return (*tests, _any_found(expressions)) if expressions else tuple(tests)
 
 
 def access_pattern(text: str) -> Predicate:
@@ -131,7 +130,7 @@ def access_pattern(text: str) -> Predicate:
         Invalid: it is too long, needs too much memory, or is of a kind that is refused.
     """
     expression = _expression(text, "Invalid access pattern")
-    return glob(text) if expression is None else _search([expression])
+    return glob(text) if expression is None else _any_found([expression])
 
 
 def subscription_pattern(text: str) -> Predicate:
@@ -159,7 +158,7 @@ def _expression(text: str, message: str) -> str | None:
         raise Invalid("pattern", message=message)
     try:
         expression = to_re2(widened(text))
-        _compile(expression, MAX_PATTERN_BYTES)
+        compile_within(expression, MAX_PATTERN_BYTES)
     except NotRegex:
         return None
     except (Unsupported, UnicodeEncodeError):
@@ -167,49 +166,8 @@ def _expression(text: str, message: str) -> str | None:
     return expression
 
 
-def _search(expressions: list[str]) -> Predicate:
-    """Return in which keys one of *expressions*, each of which compiles, is found.
-
-    Raises:
-        TooLarge: they need too much memory or time together.
-    """
-    try:
-        compiled = _compile("|".join(f"(?:{expression})" for expression in expressions), MAX_TOKEN_BYTES)
-    except Unsupported:
-        raise TooLarge("token") from None
-    if compiled.programsize > MAX_INSTRUCTIONS:
-        raise TooLarge("token")
-    search: Callable[[bytes], Any] = compiled.search
-    longest = MAX_WORK // compiled.programsize
-
-    def predicate(key: str) -> bool:
-        # Whatever a dialect takes for a key: a lone surrogate is a character here, as in JavaScript.
-        text = key.encode("utf-8", "surrogatepass")
-        return len(text) <= longest and search(text) is not None
-
-    return predicate
-
-
-def _compile(text: str, max_bytes: int) -> Any:
-    """Return the RE2 expression *text*, compiled in *max_bytes* of memory.
-
-    Raises:
-        NotRegex: a range of a class is out of order.
-        Unsupported: RE2 refuses it, or it needs too much memory.
-    """
-    # Most brokers never see a pattern, and need neither its time nor its memory at the start.
-    import re2
-
-    options = re2.Options()
-    options.max_mem = max_bytes
-    options.never_capture = True
-    options.log_errors = False  # it would write to stderr
-    try:
-        return re2.compile(text.encode(), options)
-    except re2.error as error:
-        if b"character class range" in error.args[0]:
-            raise NotRegex("a range is out of order") from None
-        raise Unsupported("refused by RE2") from None
+def _any_found(expressions: list[str]) -> Program:
+    return search("|".join(f"(?:{expression})" for expression in expressions))
 
 
 def widened(text: str) -> str:

@@ -48,10 +48,14 @@ class Session(OrderedSession):
     _max_frame_bytes: int
     _rights: Rights | None = None
 
-    def watch(self) -> None:
-        """Watch the keys of the token."""
+    def begin(self) -> None:
+        """Watch the keys of the token; the memory that its patterns need is counted from now on."""
         rights = self._rights
-        if rights is not None and (rights.names or rights.predicate):
+        if rights is None:
+            return
+        for program in rights.programs:
+            program.join(self._peer)
+        if rights.names or rights.predicate:
             self._peer.watch(rights.predicate, rights.names)
 
     # What the core calls
@@ -68,6 +72,11 @@ class Session(OrderedSession):
             self.hold(event.topic, frame)
         else:
             self._link.send_frame(frame)
+
+    def ended(self) -> None:
+        """Let go of the patterns of the token."""
+        for program in self._rights.programs if self._rights is not None else ():
+            program.leave(self._peer)
 
     async def probe(self) -> bool:
         """Say no: the client holds no name that could be taken over."""
