@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
+from broker.core.deadlines import GRAIN
 from broker.errors import BrokerError
 from broker.messages import Event, Mail
 from broker.patterns import CLIENT, matches
@@ -379,7 +380,7 @@ def check_empty(run: Run) -> None:
             "members": len(parts.members),
             # Those of workers that have gone, and finished at another node, stay until they end.
             "leases": sum(
-                bool(lease.session and not lease.lost) or lease.end <= node.clock.seconds()
+                bool(lease.session and not lease.lost) or lease.end + GRAIN <= node.clock.seconds()
                 for lease in parts.jobs.leases._leases.values()
             ),
             "topics": len(parts.topics),
