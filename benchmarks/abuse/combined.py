@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import threading
 import zlib
@@ -96,6 +97,21 @@ def tokens_of_many_patterns(target: Target) -> None:
         patterns = [f"([ab]*a[ab]{{{40 + number}}}){{1,3}}{number}$" for number in range(32)]
         target.token(accessPattern="(.*a.*b.*){10}c", subscribePatterns=patterns)
         target.token(accessPattern="[^a]{1,100}" * 10, subscribePatterns=["\\w{1,90}\\d{1,90}"] * 32)
+
+
+@attack
+def tokens_in_use(target: Target) -> None:
+    """Tokens with expressions that can use much memory, in use while keys change that they are tried on."""
+    writer, sent = target.hpkv(), 0
+    while not target.over():
+        with suppress(OSError, EOFError):
+            token = target.token(subscribePatterns=[f"[ab]*a[ab]{{{100 + sent % 150}}}c?{sent}"])
+            if token:
+                target.hpkv(f"/ws?token={token}")
+            for _ in range(20):
+                sent += 1
+                key = "".join("ab"[bit == "1"] for bit in f"{random.getrandbits(300):b}")
+                writer.send({"op": 2, "key": key, "value": "", "messageId": sent})
 
 
 @attack
