@@ -36,17 +36,21 @@ class ArenaLimit:
     def __init__(self, limit_arenas: LimitArenas | None) -> None:
         self._limit = limit_arenas
         self._begun = False
-        self._lasting = self._connections = 0
+        self._lasting = 0
+        self._connections: dict[object, int] = {}  # by their port
 
     def begin(self) -> None:
         """Set the limit from here on: all is made that the daemon has without clients."""
         self._begun = self._limit is not None
         self._set()
 
-    def connected(self, connections: int) -> None:
-        """Let the clients have their arenas; called with how many are connected, whenever that changes."""
+    def connected(self, port: object, connections: int) -> None:
+        """Let the clients of *port* have their arenas; called with how many are connected, whenever that changes."""
         if connections % (self.CONNECTIONS // 2) == 0:
-            self._connections = connections
+            if connections:
+                self._connections[port] = connections
+            else:
+                self._connections.pop(port, None)
             self._set()
 
     def look(self, lasting: int) -> None:
@@ -56,7 +60,8 @@ class ArenaLimit:
 
     def _set(self) -> None:
         if self._begun and self._limit is not None:
-            self._limit(self.SPARE + max(self._lasting // self.BLOCKS, self._connections // self.CONNECTIONS))
+            connections = sum(self._connections.values())
+            self._limit(self.SPARE + max(self._lasting // self.BLOCKS, connections // self.CONNECTIONS))
 
 
 arenas = ArenaLimit(limit_arenas)

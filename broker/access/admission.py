@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import attrs
 
@@ -33,6 +34,18 @@ class Admission:
     unadmitted_per_address: int = 0
     deadline: float = 0.0
     proxies: TrustedProxies = attrs.field(factory=TrustedProxies)
+
+    @classmethod
+    def of(cls, settings: Any, proxies: TrustedProxies) -> Admission:
+        """Return what *settings* say of each port, with *proxies*."""
+        return cls(
+            settings.max_connections,
+            settings.max_connections_per_address,
+            settings.max_unadmitted,
+            settings.max_unadmitted_per_address,
+            settings.auth_deadline_seconds,
+            proxies,
+        )
 
 
 class ConnectionCounter:

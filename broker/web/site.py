@@ -201,7 +201,7 @@ class Site(Factory):
         if self._objection(address):
             return self._late.reject(address, "Too many connections.")
         self._counter.enter(address)
-        arenas.connected(len(self._counter))
+        arenas.connected(self, len(self._counter))
         self._counts.opened("http")
         proxies = self._proxies
         channel = HttpChannel(self, address, proxies.read if proxies.trusts(address) else None)
@@ -253,7 +253,7 @@ class Site(Factory):
         self._unadmitted.leave(channel)
         self._counts.closed("http", 1000)
         self._counter.leave(channel.address)
-        arenas.connected(len(self._counter))
+        arenas.connected(self, len(self._counter))
 
     def on_admitted(self, channel: HttpChannel) -> None:
         """Forget that the client of *channel* was not admitted."""
@@ -317,7 +317,7 @@ class Site(Factory):
             return self._page(request)
         peer: SitePeer | None = None
         try:
-            request.peer = peer = self._attach(dialect.name, request.address)
+            request.peer = peer = self._peer_for(dialect, request)
             response = await dialect.answer(peer, request)
             if not isinstance(response, Response):
                 raise TypeError(f"no Response, but {type(response).__name__}")
@@ -331,6 +331,9 @@ class Site(Factory):
         finally:
             if peer is not None and (peer.session is None or isinstance(peer.session, StreamSession)):
                 peer.close()  # a stream that is nobody's answer will not do it
+
+    def _peer_for(self, dialect: Any, request: HttpRequest) -> SitePeer:
+        return self._attach(dialect.name, request.address)
 
     def streaming(self, request: HttpRequest, channel: HttpChannel) -> Callable[[], object]:
         """Let the peer of *request* live until the end of its answer; see ``HttpSite``."""

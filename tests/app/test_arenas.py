@@ -33,7 +33,7 @@ def test_from_the_start_there_are_a_few_to_spare(limit, limits):
 def test_before_the_start_and_without_the_compiled_module_nothing_is_limited(limits):
     for limit in (ArenaLimit(limits.append), ArenaLimit(None)):
         limit.look(1_000_000)
-        limit.connected(100_000)
+        limit.connected("port", 100_000)
     limit.begin()
     limit.look(1_000_000)
     assert limits == []
@@ -47,11 +47,11 @@ def test_what_lasts_has_its_own(limit, limits):
 
 def test_clients_have_their_own_while_they_come_and_until_they_have_gone(limit, limits):
     for connections in range(1, 1001):
-        limit.connected(connections)
+        limit.connected("port", connections)
     assert limits[-1] == SPARE + 1000 // ArenaLimit.CONNECTIONS
     assert len(limits) <= 1 + 1000 * 2 // ArenaLimit.CONNECTIONS  # it costs nothing for most of them
     for connections in reversed(range(1000)):
-        limit.connected(connections)
+        limit.connected("port", connections)
     assert limits[-1] == SPARE
 
 

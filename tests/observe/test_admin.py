@@ -206,3 +206,26 @@ def test_metrics_are_as_long_whatever_clients_do():
     body = ask_by(port, "GET", "/metrics").body
     assert b"txbroker_subscriptions 3000.0" in body
     assert body.count(b"\n") == before
+
+
+def test_operators_are_let_in_whatever_strangers_hold_open():
+    port = Port(admin_secret=SECRET, max_unadmitted=20, max_unadmitted_per_address=10)
+    operator = port.connect()
+    ask = f"GET /about HTTP/1.1\r\nHost: localhost\r\n{SHOWN}\r\n\r\n".encode()
+    assert operator.say(ask)[0].status == 200
+    strangers = [port.connect() for _ in range(50)]
+    for stranger in (each for each in strangers if not each.lost):
+        stranger.say(b"GET /index.html HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert port.site.connections <= 21
+    assert operator.say(ask)[0].status == 200
+    assert port.ask("/about", SHOWN).status == 200
+
+
+def test_what_clients_of_the_admin_port_hold_is_counted():
+    port = Port(admin_secret=SECRET)
+    memory = port.broker.parts.memory
+    wire = port.connect()
+    wire.say(b"POST /api/settings HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n" + b"x" * 50000)
+    assert memory.upload.used == memory.unadmitted.used >= 50000
+    wire.lose()
+    assert memory.used == memory.unadmitted.used == 0

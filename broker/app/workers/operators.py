@@ -9,6 +9,8 @@ from typing import Any
 import attrs
 
 from broker import __version__
+from broker.access.addresses import TrustedProxies
+from broker.access.admission import Admission
 from broker.access.failures import AuthFailures
 from broker.access.refusals import RefusalLog
 from broker.app.log_output import LogOutput
@@ -19,6 +21,7 @@ from broker.app.workers.merged import MergedHistory
 from broker.app.workers.scrapes import Scrapes
 from broker.app.workers.supervisor import Supervisor
 from broker.config.settings import Settings
+from broker.core.memory import Memory
 from broker.interfaces import ILink, ISession
 from broker.messages import Identity
 from broker.observe.admin.page_files import PageFiles
@@ -133,6 +136,8 @@ class OperatorPort:
             WebSocketUpgrader(WebSocketOptions(), reactor, self.metrics),
             self.metrics,
             failures=AuthFailures(reactor, settings.auth_failures_per_minute, refusals),
+            admission=Admission.of(settings, TrustedProxies()),
+            memory=Memory(settings.memory_limit_bytes, settings.memory_per_address_bytes),
             secret=settings.admin_secret,
             hosts=settings.allowed_hosts,
             ready=supervisor.reasons,

@@ -15,7 +15,7 @@ from broker.messages import HttpRequest, Response
 from broker.observe.admin.page_files import PATHS
 from broker.observe.metrics import ADMIN
 from broker.web.refusals import error_refusal, json_refusal
-from broker.web.site import Site
+from broker.web.site import Site, SitePeer
 
 # For those who only ask whether it is alive; and the page, which asks for the secret and shows it with its requests.
 UNPROTECTED = ("/health", "/healthz", *PATHS)
@@ -54,12 +54,22 @@ class AdminSite(Site):
             self._failures.check(ADMIN, request.address)
         except RateLimited as error:
             return self._shaped_refusal(request, error_refusal(error), error.message)
-        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and compare_digest(shown.strip().encode("latin-1"), self._secret):
+        if self._is_operator(request):
             return super().answer(request)
+        scheme, _, _ = request.headers.get("authorization", "").partition(" ")
         self._failures.count(ADMIN, request.address, "TXBROKER_ADMIN_SECRET", guessed=bool(scheme))
         message = "Show TXBROKER_ADMIN_SECRET as a bearer token."
         return self._shaped_refusal(request, json_refusal(401, message), message)
+
+    def _is_operator(self, request: HttpRequest) -> bool:
+        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and compare_digest(shown.strip().encode("latin-1"), self._secret)
+
+    def _peer_for(self, dialect: Any, request: HttpRequest) -> SitePeer:
+        """Return the peer of *request*; an operator's connection makes no room for others."""
+        peer = super()._peer_for(dialect, request)
+        peer.admitted = not self._secret or self._is_operator(request)
+        return peer
 
     def _called(self, dialect: Any) -> str:
         return ADMIN
