@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from broker.buses.redis_keys import bus_needs
 from broker.buses.redis_lease import Lease, name_of
 from broker.buses.redis_subscriber import RedisSubscriber
 from broker.core.slices import slices_of
@@ -29,6 +30,7 @@ from broker.redis.batcher import RECONNECT_ERRORS, RECONNECT_TIMEOUT, Batcher, O
 from broker.redis.connection import Connection, ResponseError
 from broker.redis.event_codec import encode_message
 from broker.redis.form import check_form
+from broker.redis.rights import Rights
 from broker.redis.script import Script
 from broker.redis.server import ServerInfo, check_subscribing, check_version, read_info
 from broker.versions import address_of
@@ -111,6 +113,7 @@ class RedisBus(Service):
             prepare=self._prepare,
             opened=self._opened,
             probe=(b"probe",),
+            rights=Rights(bus_needs(script.text, self._prefix, self._base), reactor),
         )
         self._subscriber = self._make_subscriber(f"{channels}node/{self.address}")
         self._heartbeats = LoopingCall(self._heartbeat)

@@ -31,6 +31,7 @@ from broker.redis.heavy import HeavyQueue
 from broker.redis.operations import AGAIN, Operation
 from broker.redis.postponed import Postponed
 from broker.redis.replicas import Replicas
+from broker.redis.rights import Rights, is_denial
 from broker.redis.script import Script
 from broker.redis.slices import Slices
 
@@ -76,6 +77,7 @@ class Batcher:
             with each new connection, and while Redis refuses something.
         marks: whether the script counts calls that write: after the preamble it gets ``mark``, and "1" if any
             of the operations writes.
+        rights: looks whether the server permits what the script does.
         wait: how many replicas must have a write before it is answered, and the milliseconds that takes at most;
             otherwise it fails although it may have been done.
         observe: called with the operations and the seconds of each call.
@@ -105,12 +107,19 @@ class Batcher:
         refresh: Callable[[Any], Awaitable[None]] | None = None,
         probe: Sequence[bytes],
         marks: bool = False,
+        rights: Rights | None = None,
         wait: tuple[int, int] = (0, 0),
         observe: Callable[[int, float], object] | None = None,
         failed: Callable[[int], object] | None = None,
     ) -> None:
         self.connection = Connection(
-            address, reactor, purpose=purpose, prepare=self._prepare, opened=self._on_opened, closed=self._on_closed
+            address,
+            reactor,
+            purpose=purpose,
+            prepare=self._prepare,
+            opened=self._on_opened,
+            closed=self._on_closed,
+            rights=rights,
         )
         self.refusal = ""
         self.mark = 0
@@ -144,7 +153,14 @@ class Batcher:
     @property
     def problem(self) -> str:
         """Why operations can not be done now; "" when they can."""
-        return self.connection.problem or self.refusal or (self._replicas.problem if self._replicas else "")
+        problem = self.connection.problem
+        if not problem or is_denial(problem):
+            problem = self._not_permitted or problem or self.refusal
+        return problem or (self._replicas.problem if self._replicas else "")
+
+    @property
+    def _not_permitted(self) -> str:
+        return self.connection.rights.problem if self.connection.rights is not None else ""
 
     def start(self) -> None:
         """Begin to connect."""
@@ -509,6 +525,9 @@ class Batcher:
         if not self.refusal:
             log.error("Redis refuses: {reason}", reason=refusal)
         self.refusal = f"Redis refuses: {refusal}"
+        rights, protocol = self.connection.rights, self.connection.protocol
+        if rights is not None and protocol is not None and is_denial(refusal):
+            rights.look_now(protocol)
         if any(word in refusal for word in RECONNECT_ERRORS):
             self.connection.drop(refusal)
         self._probe_later()
@@ -526,9 +545,13 @@ class Batcher:
         probing.addCallbacks(self._accepted, self._not_accepted).addBoth(self._probed)
 
     def _accepted(self, _: object) -> None:
-        if self.refusal:
-            log.info("Redis accepts writes again")
-            self.refusal = ""
+        if not self.refusal:
+            return
+        if self._not_permitted:  # perhaps it is no command of the probe that was refused
+            self._probe_later()
+            return
+        log.info("Redis accepts writes again")
+        self.refusal = ""
 
     def _not_accepted(self, failure: Failure) -> None:
         failure.trap(Unavailable)

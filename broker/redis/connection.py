@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from broker.errors import Invalid
 from broker.redis.address import RedisAddress
+from broker.redis.rights import Rights, is_denial
 from broker.redis.slices import Slices
 
 __all__ = ["Connection", "NotUsable", "Protocol", "ResponseError"]
@@ -84,7 +85,21 @@ class Protocol(BaseRedisProtocol):
 
     def connectionMade(self) -> None:
         """Let the owner authenticate."""
-        Deferred.fromCoroutine(self.factory.owner.authenticate(self)).addCallbacks(self._authenticated, self._refused)
+        Deferred.fromCoroutine(self._begin()).addCallbacks(self._authenticated, self._refused)
+
+    async def _begin(self) -> None:
+        owner = self.factory.owner
+        try:
+            await owner.authenticate(self)
+        except ResponseError as error:
+            if owner.rights is None or not is_denial(str(error)):
+                raise
+            await owner.rights.look(self)
+            if not owner.rights.problem:
+                raise
+            raise NotUsable(owner.rights.problem) from None  # which names all that is missing
+        if owner.rights is not None:
+            await owner.rights.look(self)
 
     def _authenticated(self, _: None) -> None:
         if self.connected:
@@ -249,11 +264,13 @@ class Connection:
         closed: called when the one that was ready is lost.
         on_message: called with each reply, if the connection is for subscriptions.
         slices: those in which replies are passed on then.
+        rights: looks whether the server permits what the connection is for.
 
     Attributes:
         problem: why it can not be used, in some words; "" when it can.
         protocol: the one that is ready for use, or None.
         reactor: as it was given.
+        rights: as they were given.
         given_up: how many in a row were dropped soon after they were ready.
 
     Raises:
@@ -271,13 +288,14 @@ class Connection:
         closed: Callable[[], object],
         on_message: Callable[[Any], object] | None = None,
         slices: Slices | None = None,
+        rights: Rights | None = None,
     ) -> None:
         # So that what is missing is an error here, not of the first connection.
         make_reply_parser()
         address.check_authority()
         self.problem = NOT_CONNECTED_YET
         self.protocol: Any = None
-        self.on_message, self.slices = on_message, slices
+        self.on_message, self.slices, self.rights = on_message, slices, rights
         self._address, self.reactor, self._purpose = address, reactor, purpose
         self.given_up, self._ready_since, self._dropped = 0, 0.0, False
         self._prepare, self._opened, self._closed = prepare, opened, closed
@@ -306,6 +324,8 @@ class Connection:
         """Disconnect for good."""
         factory, self._factory = self._factory, None
         self.problem = "stopped"
+        if self.rights is not None:
+            self.rights.stop()
         return succeed(None) if factory is None else factory.disconnect()
 
     def drop(self, reason: str) -> None:

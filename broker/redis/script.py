@@ -23,17 +23,18 @@ class Script:
         names: their names, without the ending.
 
     Attributes:
+        text: of all of them.
         hash: by which the server calls it, once it is loaded.
     """
 
     def __init__(self, package: str, *names: str) -> None:
         parts = [(PACKAGE, "begin"), *((package, name) for name in names), (PACKAGE, "run")]
-        self._text = b"\n".join([HEAD, *(read_part(*part) for part in parts)])
+        self.text = b"\n".join([HEAD, *(read_part(*part) for part in parts)])
         self.hash = b""
 
     async def load(self, protocol: Any) -> None:
         """Load it into the script cache of the server."""
-        self.hash = await protocol.execute_command(b"SCRIPT", b"LOAD", self._text)
+        self.hash = await protocol.execute_command(b"SCRIPT", b"LOAD", self.text)
 
 
 @cache

@@ -42,6 +42,7 @@ from broker.redis import RedisAddress
 from broker.redis.batcher import MAX_REPLY_BYTES, Batcher, Operation
 from broker.redis.event_codec import decode_message, encode_record
 from broker.redis.form import check_form
+from broker.redis.rights import Rights
 from broker.redis.script import Script
 from broker.redis.server import ServerInfo, read_info
 from broker.redis.vitals import NAMES, Vitals
@@ -51,6 +52,7 @@ from broker.stores.redis_additions import adding, extras_of
 from broker.stores.redis_announcements import KeyEvents, announced, split
 from broker.stores.redis_expiry import KEYS_STEP, RedisExpiry
 from broker.stores.redis_jobs import RedisJobs
+from broker.stores.redis_keys import store_needs
 from broker.stores.redis_reader import MAX_ID, MIN_REPLY_BYTES, RedisReader, end_of
 from broker.stores.redis_swap import (
     FULL,
@@ -140,9 +142,11 @@ class RedisStore(RedisReader, Service):
             lambda: self._full() if self._room.shortage else None,
             lambda work: self._batcher.before_batch(work),
         )
+        script = Script("broker.stores.redis_scripts", "state", "clock", "logs", "keys", "jobs")
+        scripts = script.text, self._timeline.script
         self._batcher = Batcher(
             self._address,
-            Script("broker.stores.redis_scripts", "state", "clock", "logs", "keys", "jobs"),
+            script,
             reactor,
             slices_of(reactor),
             purpose="stored data",
@@ -152,6 +156,7 @@ class RedisStore(RedisReader, Service):
             refresh=self._refresh,
             probe=(b"probe", b"1" if announce else b""),
             marks=True,
+            rights=Rights(store_needs(scripts, self._prefix, self._channels, announce), reactor),
             wait=wait,
             observe=observe,
             failed=failed,

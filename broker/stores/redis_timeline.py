@@ -38,6 +38,7 @@ class Timeline:
         told: whether it was told to others that there is another epoch; set by the owner.
         member: the id of this node, among those that use the data.
         connections: how often this node has connected; what it has sent by an earlier connection is not done any more.
+        script: its text.
         server: with which was compared last; what came from another belongs to a timeline that this node does not know.
     """
 
@@ -48,7 +49,7 @@ class Timeline:
         self.member = secrets.token_hex(8).encode()
         self._prefix, self._clock, self._witness = prefix, clock, witness
         self._known: list[bytes] = []  # the latest first
-        self._script = HEAD + b"\n" + read_part("broker.stores.redis_scripts", "timeline")
+        self.script = HEAD + b"\n" + read_part("broker.stores.redis_scripts", "timeline")
 
     async def compare(self, protocol: Any, run: bytes, seen: int) -> int:
         """Look whether the server has all that was seen; return its mark.
@@ -76,7 +77,7 @@ class Timeline:
         new = (secrets.token_hex(8).encode(), secrets.token_hex(8).encode())
         words = (self._prefix, self.member, run, self.epoch.encode(), b"%d" % seen, *new)
         numbers = b"%d" % (SETTLE_TIMEOUT * 1000), b"%d" % self.connections
-        return protocol.execute_command(b"EVAL", self._script, b"0", *words, *numbers, *self._known)
+        return protocol.execute_command(b"EVAL", self.script, b"0", *words, *numbers, *self._known)
 
     def _found(self, epoch: str, seen: int, kept: int, begun: bool) -> None:
         before, self.epoch = self.epoch, epoch

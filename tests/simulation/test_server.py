@@ -156,7 +156,7 @@ def test_the_scripts_of_the_broker_use_commands_that_are_simulated() -> None:
         Script("broker.buses.redis_scripts", "names"),
         Script("broker.stores.redis_scripts", "state", "clock", "logs", "keys", "jobs"),
     ):
-        for name in re.findall(rb"call\('([A-Z]+)'", script._text):
+        for name in re.findall(rb"call\('([A-Z]+)'", script.text):
             assert name in data.commands
 
 

@@ -258,26 +258,6 @@ async def test_who_may_publish_elsewhere_only_is_refused_as_well(
     assert (await store.set("kv", "k", b"1", announcement=announcement())).revision == 1
 
 
-@pytest_twisted.ensureDeferred
-async def test_the_rights_that_the_documentation_names_are_enough(
-    make_store: MakeRedisStore, redis_server: RedisServer
-) -> None:
-    rights = "~own:* &* -@all +@read +@write +@connection +@scripting +@pubsub +time +info +wait +config|get"
-    await redis_server.command("ACL", "SETUSER", "me", "on", ">s", *rights.split())
-    url, heard = f"redis://me:s@127.0.0.1:{redis_server.port}", []
-    store, bus = make_store(url, announce=True), cast(Any, open_bus(url, "me", reactor=reactor, prefix="own:"))
-    bus.source, bus.deliver = StoreEventSource(store), heard.append
-    bus.startService()
-    bus.listen("kv/", prefix=True)
-    await bus.claim("name")
-    assert (await store.append("event/topic", event())).id == 1
-    await (bus.listening() or store.head(""))
-    await store.set("kv", "k", b"1", announcement=announcement())
-    await eventually(lambda: len(heard) == 1)
-    assert store.ready == bus.ready == ""
-    await bus.stopService()
-
-
 # "Own keys, and nothing dangerous", as it is advised everywhere: INFO, CONFIG and ROLE are dangerous, too.
 SAFE_RIGHTS = ("~own:*", "&*", "+@all", "-@dangerous", "-@admin")
 
