@@ -9,21 +9,22 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
-from txredisapi import MasterNotFoundError, Sentinel, lazyConnection
+from txredisapi import lazyConnection
 from zope.interface import implementer
 
 from broker.errors import Invalid
+from broker.redis.discovery import DISCOVERY_TIMEOUT, Discovery, NoMaster
 
 REDIS_PORT = 6379
 SENTINEL_PORT = 26379
 REDIS_CONNECT_TIMEOUT = 5.0  # seconds for one attempt to connect
-DISCOVERY_TIMEOUT = 3.0  # seconds for the Sentinels to name the master
 
 SCHEMES = ("redis", "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel")
 FORMS = (
     "redis://[user:password@]host[:port][/db], rediss://… with TLS (?ca=/path/ca.pem for an authority of your own), "
-    "redis+unix:///path/to.sock[?db=0], redis+sentinel://host[:port],host[:port]/master[/db]"
+    "redis+unix:///path/to.sock[?db=0], redis+sentinel://[user:password@]host[:port],host[:port]/master[/db]"
 )
 
 
@@ -133,13 +134,14 @@ class SentinelEndpoint:
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
         host, port = await self._master()
-        return await self._address.reach(self._reactor, host, port).connect(factory)
+        try:
+            return await self._address.reach(self._reactor, host, port).connect(factory)
+        except ConnectError as error:
+            raise NoMaster(f"the Sentinels name {host}:{port}, which can not be reached: {error}") from None
 
     async def _master(self) -> tuple[str, int]:
         address = self._address
-        sentinels = Sentinel([])
-        sentinels.discovery_timeout = DISCOVERY_TIMEOUT
-        sentinels.sentinels = [
+        sentinels = [
             lazyConnection(
                 host,
                 port,
@@ -150,13 +152,10 @@ class SentinelEndpoint:
             for host, port in address.hosts
         ]
         try:
-            found: tuple[str, int] = await sentinels.discover_master(address.master)
-            return found
-        except MasterNotFoundError:
-            reason = f"no Sentinel that can be reached knows a master {address.master!r} that is up"
-            raise MasterNotFoundError(reason) from None
+            return await Discovery(address.master).ask(sentinels, self._reactor)
         finally:
-            sentinels.disconnect().addErrback(lambda _: None)  # it is not needed any more
+            for sentinel in sentinels:
+                sentinel.disconnect().addErrback(lambda _: None)  # it is not needed any more
 
 
 def _split(url: str) -> SplitResult:

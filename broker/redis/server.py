@@ -46,7 +46,9 @@ async def read_info(protocol: Any, *sections: bytes, prefix: bytes) -> dict[str,
 
 
 def check_version(info: dict[str, str]) -> None:
-    """Raise ``NotUsable`` if the server of *info*, the fields of INFO, is older than ``MIN_VERSION``."""
+    """Raise ``NotUsable`` if the server of *info*, the fields of INFO, is a Sentinel, or older than ``MIN_VERSION``."""
+    if info.get("redis_mode") == "sentinel":
+        raise NotUsable("it is a Sentinel, which has no data: write redis+sentinel://host:port/master")
     version = info.get("redis_version", "")
     numbers = version.split(".")[:2]
     if len(numbers) == 2 and all(map(str.isdecimal, numbers)) and tuple(map(int, numbers)) < MIN_VERSION:

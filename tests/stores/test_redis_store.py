@@ -373,6 +373,14 @@ async def test_sentinels_name_the_master(make_store: MakeRedisStore, redis_serve
         store = make_store(f"redis+sentinel://127.0.0.1:{port},127.0.0.1:{dead}/shop/1")
         assert (await store.append("log", event())).id == 1
     assert "shop of the Sentinels" in store.description
+    unknown = make_store(f"redis+sentinel://127.0.0.1:{port}/cart")
+    await eventually(lambda: "the Sentinels know no master 'cart': they know 'shop'" in unknown.ready)
+    no_data = make_store(f"redis://127.0.0.1:{port}")
+    await eventually(lambda: "it is a Sentinel, which has no data: write redis+sentinel://" in no_data.ready)
+    master = redis_server.port
+    await redis_server.stop()
+    named = f"the Sentinels name 127.0.0.1:{master}, which can not be reached: Connection was refused"
+    await eventually(lambda: named in store.ready)
     await maybeDeferred(store.stopService)
     await sentinel.end()
 
