@@ -18,14 +18,19 @@ from broker.web.extras import DialectExtras
 log = Logger()
 
 
-def announce_start(ports: Sequence[tuple[str, IListeningPort]], dialects: Iterable[Any], tls: bool = False) -> None:
+def announce_start(
+    ports: Sequence[tuple[str, IListeningPort]], dialects: Iterable[Any], tls: bool = False, *, ready: bool = True
+) -> None:
     """Log a line for each port, with its endpoint string, and one for each dialect.
 
-    *tls* says whether the endpoints of TCP are for TLS.
+    *tls* says whether the endpoints of TCP are for TLS, and *ready* whether the daemon can do its work already.
     """
     urls = [url_of(endpoint, port.getHost(), tls) for endpoint, port in ports]
     for url in urls:
-        log.info("txbroker {version} is ready at {url}", version=__version__, url=url)
+        if ready:
+            log.info("txbroker {version} is ready at {url}", version=__version__, url=url)
+        else:
+            log.warn("txbroker {version} is at {url}, and not ready: see /ready there", version=__version__, url=url)
     first = next((url for url in urls if url.startswith("http")), "")
     for dialect in dialects if first else ():
         if _serves_port(dialect):

@@ -259,7 +259,7 @@ def make_daemon(
         lambda endpoint: listener.listen(endpoint, site),
         settings.listen,
         drain_seconds=settings.drain_seconds,
-        announce=lambda ports: reactor.callWhenRunning(_announce, settings, dialects, ports, worker),
+        announce=lambda ports: reactor.callWhenRunning(_announce, settings, dialects, ports, worker, broker),
         ports=stream_ports(reactor, settings, _link_options(settings), broker, site, listener),
         others=[
             make_lag(reactor, broker),
@@ -299,13 +299,17 @@ def _make_parts(
 
 
 def _announce(
-    settings: Settings, dialects: Iterable[Any], ports: list[tuple[str, IListeningPort]], worker: Worker | None
+    settings: Settings,
+    dialects: Iterable[Any],
+    ports: list[tuple[str, IListeningPort]],
+    worker: Worker | None,
+    broker: Broker,
 ) -> None:
     """Tell everybody who wants to know that the daemon runs, on *ports*."""
     if worker is None:
         for warning in settings.warnings:
             log.warn("{warning}", warning=warning)
-        announce_start(ports, dialects, tls=bool(settings.tls_certificate_file))
+        announce_start(ports, dialects, tls=bool(settings.tls_certificate_file), ready=not broker.ready())
     else:
         worker.announce()
     raise_file_limit(settings.max_connections)

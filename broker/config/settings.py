@@ -518,6 +518,8 @@ class Settings:
         reader = EnvironmentReader(ENV_PREFIX, options_of(cls), environ, aliases(environ, notes))
         others = OwnReader(ENV_PREFIX, own or {}, environ, reader.known)
         notes += _unknown_names(environ, reader.known | others.known)
+        if reader.values.get("redis_wait_replicas") and not is_redis(str(reader.values.get("store", ""))):
+            notes.append("TXBROKER_REDIS_WAIT_REPLICAS has no effect: TXBROKER_STORE is no Redis")
         directory = environ.get("STATE_DIRECTORY", "").partition(":")[0]  # systemd may name several
         settings = cls(
             **reader.values,

@@ -266,13 +266,18 @@ class Broker(MultiService):
         reached: Deferred[None] = Deferred()
         answers = DeferredList([each for each in asked if each is not None], consumeErrors=True)
         answers.addCallback(lambda _: None if reached.called else reached.callback(None))
-        return reached.addTimeout(START_TIMEOUT, self.clock).addErrback(self._not_reached)
+        reached.addTimeout(START_TIMEOUT, self.clock)
+        return reached.addCallbacks(self._warn_unless_ready, self._not_reached)
 
     def _not_reached(self, failure: Failure) -> None:
         failure.trap(CancelledError, DeferredTimeout)
         if failure.check(DeferredTimeout):
-            reasons = "; ".join(self.ready()) or "no answer yet"
-            log.warn("clients are accepted before the store and the bus were reached: {reasons}", reasons=reasons)
+            self._warn_unless_ready("no answer yet")
+
+    def _warn_unless_ready(self, reason: str | None = None) -> None:
+        reasons = "; ".join(dict.fromkeys(self.ready())) or reason
+        if reasons:
+            log.warn("clients are accepted, but /ready says that this node can not serve: {reasons}", reasons=reasons)
 
     async def _begin_jobs(self) -> None:
         await self.jobs.recover()

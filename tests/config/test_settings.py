@@ -132,6 +132,13 @@ def test_misspelt_name_is_warned_of_with_the_nearest():
     )
 
 
+@pytest.mark.parametrize(("store", "warned"), [("sqlite:", True), ("memory:", True), ("redis://host", False)])
+def test_replicas_that_a_store_has_not_are_warned_of(store: str, warned: bool):
+    settings = Settings.from_environ({"TXBROKER_STORE": store, "TXBROKER_REDIS_WAIT_REPLICAS": "1"})
+    warning = "TXBROKER_REDIS_WAIT_REPLICAS has no effect: TXBROKER_STORE is no Redis"
+    assert settings.warnings == ((warning,) if warned else ())
+
+
 def test_names_that_kubernetes_makes_of_a_service_are_passed_by():
     names = ("TXBROKER_PORT", "TXBROKER_SERVICE_HOST", "TXBROKER_SERVICE_PORT_HTTP", "TXBROKER_PORT_8000_TCP_ADDR")
     assert Settings.from_environ(dict.fromkeys(names, "tcp://10.0.0.1:8000")).warnings == ()
