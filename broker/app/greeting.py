@@ -30,7 +30,7 @@ def announce_start(
         if ready:
             log.info("txbroker {version} is ready at {url}", version=__version__, url=url)
         else:
-            log.warn("txbroker {version} is at {url}, and not ready: see /ready there", version=__version__, url=url)
+            log.warn("txbroker {version} is at {url}, and not ready: see txbroker status", version=__version__, url=url)
     first = next((url for url in urls if url.startswith("http")), "")
     for dialect in dialects if first else ():
         if _serves_port(dialect):

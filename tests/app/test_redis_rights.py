@@ -26,7 +26,7 @@ async def test_a_daemon_that_may_not_read_its_store_is_not_ready(short_path: Pat
         assert (answer.status, reason in answer.text) == (503, True)
         said = [str(event["msg"]) for event in daemon.events()]
         assert [line for line in said if reason in line and line.startswith("Redis refuses: ")]
-        assert [line for line in said if line.endswith(f"is at {daemon.url}, and not ready: see /ready there")]
+        assert [line for line in said if line.endswith(f"is at {daemon.url}, and not ready: see txbroker status")]
         assert "s3cret" not in "\n".join(daemon.output) + answer.text
         await redis_server.command("ACL", "SETUSER", "me", "+xrange")
         await daemon.until_ready()
