@@ -321,7 +321,22 @@ def test_an_event_of_microstream(event, soak):
 # The HTTP API
 
 OPERATIONS = {f"{each.method} {each.path}": each for each in http.dialect(make_broker(Clock()).settings).operations}
-TEXTS = ("", "k", "n", "%00", "%ED%A0%80", "%FF", "..", "1-1", "0", "%20", "a" * 300)  # percent-encoded
+TEXTS = (
+    "",
+    "k",
+    "n",
+    "%00",
+    "%ED%A0%80",
+    "%FF",
+    "..",
+    "1-1",
+    "0",
+    "%20",
+    "%3E",
+    "*.a.*",
+    "*." * 60,
+    "a" * 300,
+)  # percent-encoded
 texts = st.sampled_from(TEXTS) | edges.map(lambda text: quote(text, safe=""))
 HEADERS = ("idempotency-key", "if-match", "if-none-match", "last-event-id", "accept", "content-type", "range")
 header_values = st.sampled_from(("", "*", '"1"', '"0"', "k", "text/event-stream", 'W/"1"', "\xff")) | edges
