@@ -50,11 +50,12 @@ MIN_SUSPECT = 200  # bytes of a number that may be infinite without an exponent 
 _EXPONENT = re.compile(rb"e(?<=[0-9]e)\+?[0-9]{3}").search
 _CAPITAL_E = ord("E")
 _ANY_EXPONENT = re.compile(rb"[eE](?<=[0-9].)\+?[0-9]{3,}(?:[\],}\s]|\Z)").search
-_TWO_DIGITS = re.compile(rb"[0-9.]{2}").search
-_MANY_DIGITS = re.compile(rb"[0-9][0-9.]{%d}" % (MIN_SUSPECT - 1)).search
+_IS_DIGIT = bytes(byte in b"0123456789." for byte in range(256))
+_ROW = b"\1" * MIN_SUSPECT
 
 _EXPONENTS = re.compile(rb"[eE](?<=[0-9].)\+?[0-9]{3,}").finditer
-_LONG = re.compile(rb"(?<![0-9.eE+-])-?[0-9]{%d}[0-9.]*(?:[eE][+-]?[0-9]+)?" % MIN_SUSPECT).finditer
+_LONG = re.compile(rb"[0-9]{%d}[0-9.]*(?:[eE][+-]?[0-9]+)?" % MIN_SUSPECT).match
+_ends_in_exponent = re.compile(rb"[eE][+-]?\Z").search
 MAX_SUSPECT_LENGTH = 800  # characters of a number that count, see ``_has_infinite``
 JSON_TYPE = re.compile(r"\s*[^;\s]+[/+]json\s*(;|$)", re.IGNORECASE)  # RFC 6839, 3.1: the suffix of its kinds
 MAX_SUSPECTS = 5000  # such numbers of one text; one with more is refused, for the time that each takes
@@ -69,7 +70,8 @@ def overflows(text: bytes) -> bool:
     """
     if len(text) < MIN_SUSPECT and _CAPITAL_E not in text and not _EXPONENT(text):
         return False
-    return bool(_ANY_EXPONENT(text) or _has_many_digits(text)) and _has_infinite(without_strings(text))
+    exponent = (b"e" in text or _CAPITAL_E in text) and _ANY_EXPONENT(text)
+    return bool(exponent or _has_many_digits(text)) and _has_infinite(without_strings(text))
 
 
 def members(data: bytes, *, numbers: bool = False) -> dict[str, Raw]:
@@ -274,8 +276,9 @@ def _expect(text: str, at: int, mark: str) -> int:
 
 
 def _has_many_digits(text: bytes) -> bool:
-    # Of 200 digits in a row, every hundredth byte has two beside each other.
-    return bool(len(text) >= MIN_SUSPECT and _TWO_DIGITS(text[:: MIN_SUSPECT // 2]) and _MANY_DIGITS(text))
+    """Whether so many digits and points stand in a row that they may be an infinite number."""
+    # An expression would look at each of the digits of a shorter row anew.
+    return len(text) >= MIN_SUSPECT and _ROW in text.translate(_IS_DIGIT)
 
 
 def without_strings(text: bytes) -> bytes:
@@ -303,9 +306,19 @@ def _suspects(text: bytes) -> Iterator[bytes]:
         if not head.strip(b"0123456789."):
             head = text[:start]
         yield head[len(head.rstrip(b"0123456789.")) :] + match[0]
-    if _has_many_digits(text):
-        for match in _LONG(text):
+    yield from _long_numbers(text)
+
+
+def _long_numbers(text: bytes) -> Iterator[bytes]:
+    """Yield the numbers of *text*, without their sign, that have many digits before the point."""
+    digits, at = text.translate(_IS_DIGIT), 0
+    while (at := digits.find(_ROW, at)) >= 0:
+        match = _LONG(text, at)
+        if match and not _ends_in_exponent(text[max(0, at - 2) : at]):
             yield match[0]
+        at = digits.find(b"\0", at)
+        if at < 0:
+            return
 
 
 def _refuse(text: str) -> NoReturn:

@@ -1,4 +1,5 @@
 import json
+from time import thread_time
 
 import msgspec
 import pytest
@@ -131,6 +132,7 @@ def test_numbers_that_are_infinite_as_doubles_are_found_wherever_they_are(sign, 
         "1" + "0" * 308, "9" * 308, LARGEST, "-" + LARGEST, str(int(HALFWAY) - 1), LARGEST + ".9", "0." + "1" * 500,
         '"1e999"', '"x1e999,"', '"a\\"1e999,"', f'"{"1" * 500}"', f'{{"{"9" * 400}":1}}', '{"1e309":1}',
         '{"e1":"E999"}',
+        f"1e{'0' * 250}1", f"1e+{'0' * 250}1", f"[-1E-{'9' * 250}]", f"[{','.join(['9' * 199] * 9)},{'1' * 250}]",
         f"[{','.join(['123456'] * 100)}]", "[1.5e+10,2e300]", '"%s"' % ("1e999," * 50), "",
     ],
 )  # fmt: skip
@@ -232,6 +234,14 @@ LONG = 900_000  # bytes of a text that costs more than others
 )
 def test_finite_numbers_pass_however_many_there_are(text):
     assert not overflows(text)
+
+
+@pytest.mark.parametrize("last", ["1", "1e100", "1" * 250])
+def test_long_numbers_are_looked_at_once(last):
+    text = b"[" + (b"9" * 199 + b",") * 20_000 + last.encode() + b"]"
+    began = thread_time()
+    assert not overflows(text)
+    assert thread_time() - began < 1  # it takes a fiftieth; to look at each digit for each before it took 2
 
 
 def test_only_numbers_that_may_be_infinite_are_read(monkeypatch):

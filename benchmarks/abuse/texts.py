@@ -15,6 +15,7 @@ def hostile_texts() -> dict[str, str]:
         "exponents": "[1" + ",1e308" * (MEGABYTE // 6) + "]",
         "infinite in texts": "[1" + ',"1e999"' * (MEGABYTE // 8) + "]",
         "digits": "[" + "9" * 300 + "," + "1" * MEGABYTE + "]",
+        "digits of shorter numbers": "[1" + ("," + "1" * 199) * (MEGABYTE // 201) + "," + "1" * 300 + "]",
         "digits of many numbers": "[1" + ("," + "1" * 305) * (MEGABYTE // 306) + "]",
         "arrays": "[1" + ",[]" * (MEGABYTE // 3) + "]",
         "nesting": "[" * (MEGABYTE // 2) + "]" * (MEGABYTE // 2),

@@ -14,7 +14,8 @@ from protocols.ganomede.requests import unquote
 
 JSON, TEXT = "application/json", "text/plain"
 KINDS = (JSON, TEXT)  # that ping can answer with; the first is what we prefer
-RANGE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')  # one range of an Accept header
+# One range of an Accept header; a quoted string that does not end ends with it, so that nothing is looked at twice.
+RANGE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*(?:"|\\?\Z))+', re.DOTALL)
 PORT = re.compile(":[0-9]*$")
 WEIGHT = re.compile(r";\s*q\s*=\s*([0-9.]+)")
 

@@ -24,7 +24,7 @@ BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 UNKNOWN = re.compile(r"contains unknown field `(.*?)`(?: - at `|$)", re.DOTALL)
 PLACE = re.compile(r"at `\$\.?([^`.\[]*)")
 NUMBER = re.compile("[0-9]{1,16}")
-QUALITY = re.compile(r";?[ \t]*q=([01](?:\.[0-9]{0,3})?)[ \t]*(?:;|$)")
+QUALITY = re.compile(r"[01](\.[0-9]{0,3})?")
 MAX_ACCEPTED = 50  # media types of one request that are looked at
 STREAMED = "text/event-stream"
 JSON = "application/json"
@@ -224,11 +224,18 @@ def _qualities(request: HttpRequest) -> tuple[dict[str, float], dict[str, float]
     ranges: dict[str, float] = {}
     for each in request.headers.get("accept", "").lower().split(",", MAX_ACCEPTED)[:MAX_ACCEPTED]:
         kind, _, more = each.partition(";")
-        found = QUALITY.search(more)
         kept = ranges if kind.strip().endswith("*") else named
         if kind.strip():
-            kept[kind.strip()] = float(found[1]) if found else 1.0
+            kept[kind.strip()] = _quality(more)
     return named, ranges
+
+
+def _quality(parameters: str) -> float:
+    for each in parameters.split(";"):
+        name, _, weight = each.partition("=")
+        if name.strip() == "q" and QUALITY.fullmatch(weight.strip()):
+            return float(weight)
+    return 1.0
 
 
 def check_coding(request: HttpRequest) -> None:

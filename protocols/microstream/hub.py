@@ -33,6 +33,7 @@ from protocols.microstream.wire import (
     Answer,
     Credential,
     Envelope,
+    Malformed,
     Numbered,
     Payload,
     connect_error,
@@ -58,7 +59,7 @@ _numbered = msgspec.json.Decoder(Numbered)
 _answer = msgspec.json.Decoder(Answer)
 _credential = msgspec.json.Decoder(Credential)
 _items = msgspec.json.Decoder(list[Raw])
-_members = msgspec.json.Decoder(dict[str, Raw])
+_malformed = msgspec.json.Decoder(Malformed)
 _text = msgspec.json.Decoder(str)
 
 
@@ -203,14 +204,14 @@ class Service(SocketSession):
     def _refuse_request(self, emit: Emit) -> None:
         """Answer a malformed request with INVALID_REQUEST, or drop it when it has no id."""
         try:
-            members = decode(_members, emit.args[0])
-            id = decode(_numbered, members["payload"]).id
-        except (Invalid, LookupError):
+            members = decode(_malformed, emit.args[0])
+            id = decode(_numbered, members.payload).id
+        except (Invalid, IndexError):
             self._drop()
             return
         try:
-            target = decode(_text, members["targetService"])
-        except (Invalid, KeyError):
+            target = decode(_text, members.targetService)
+        except Invalid:
             target = ""
         error = Invalid("request", message="A request needs targetService, payload.id and payload.event")
         self._fail(error, target, id)

@@ -52,6 +52,13 @@ class Envelope(msgspec.Struct, gc=False):
     payload: Raw
 
 
+class Malformed(msgspec.Struct, gc=False):
+    """The argument of a ``request`` of which not much can be said; an absent ``targetService`` is ""."""
+
+    payload: Raw
+    targetService: Raw = Raw(b'""')
+
+
 class Payload(msgspec.Struct, gc=False):
     """The members of a request's payload that the hub reads; an absent ``data`` is b""."""
 

@@ -8,6 +8,7 @@ import random
 import socket
 from base64 import b64encode
 from hashlib import md5
+from time import thread_time
 from types import SimpleNamespace
 from typing import Any
 
@@ -136,10 +137,19 @@ def test_ping_heeds_accept(api):
         ("text/plain, application/json", "text/plain"),
         (" , ", "application/json"),
         ("gibberish", None),
+        ('text/html;x="a, application/json', None),
+        ('text/plain, text/html;x="a\\', "text/plain"),
     ],
 )
 def test_the_preferred_type(accept, kind):
     assert preferred(accept) == kind
+
+
+@pytest.mark.parametrize("accept", ['"' + '\\"' * 16_000, 'a"\\' * 10_000, '"' * 32_001, "; " * 16_000, ";q=" * 10_000])
+def test_no_field_of_a_request_takes_long_to_read(accept):
+    began = thread_time()
+    preferred(accept)
+    assert thread_time() - began < 1  # it takes some milliseconds; to look for each end of a string took 10
 
 
 @pytest.mark.parametrize("path", ["/about", "/events/v1/about"])

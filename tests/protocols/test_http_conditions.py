@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import thread_time
+
 import pytest
 
 from broker.testing import value_of
@@ -140,6 +142,13 @@ def test_what_is_only_a_stream_is_no_other_thing(api: Api, accept: str, status: 
 def test_a_topic_is_a_stream_for_who_prefers_that(api: Api, accept: str, streams: bool) -> None:
     answer = api.get("/topics/a", {"Accept": accept})
     assert (answer.response.content_type == "text/event-stream") is streams
+
+
+@pytest.mark.parametrize("parameters", [";" + " " * 100_000, "; q" * 30_000, "; q=1." + "1" * 100_000])
+def test_no_accepted_type_takes_long_to_read(api: Api, parameters: str) -> None:
+    began = thread_time()
+    assert api.get("/events?topic=a", {"Accept": "text/event-stream" + parameters}).status == 200
+    assert thread_time() - began < 1  # it takes some milliseconds; to begin anew at each space took 10
 
 
 @pytest.mark.parametrize(
