@@ -22,7 +22,7 @@ MISSING_INTERVAL = 1.0  # the same, while something is missing
 MAX_NAMED = 12  # of what is missing, in one message
 
 # What an error says when an ACL is its reason, in a script, too, in the words of all versions.
-DENIALS = ("NOPERM", "ACL failure", "can't run this command", "can't access at least one of the keys")
+DENIALS = ("NOPERM", "ACL failure", "The user executing the script can't")
 KEYLESS = {b"TIME": (), b"PING": ()}
 # Arguments after a key.  A server that can not be asked without doing it, of version 6, does each command on one key,
 # which is an empty text from SET to DEL: all others are an error then, or change nothing of it.

@@ -146,6 +146,10 @@ async def test_each_command_that_is_not_permitted_is_named(pair: Pair, part: str
         await pair.permit(f"+{command}")
         name = command if command != "PUBLISH" else "PUBLISH to own:0/*"
         assert f"user (NOPERM): {name};" in rights.problem
+    await pair.permit("resetchannels", "&other*")
+    await rights.look(protocol)
+    assert "user (NOPERM): PUBLISH to own:0/*;" in rights.problem
+    await pair.permit("&own:0/*")
     await rights.look(protocol)
     assert rights.problem == ""
     rights.stop()
