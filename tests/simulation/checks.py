@@ -286,8 +286,9 @@ def check_jobs(run: Run) -> None:
         if acknowledged and not history.done[body] and not gone:
             world.violate("a job was not done", body)
         faults = {step.what for step in run.schedule.steps if _may_repeat(step.what)}
-        # Who leaves gives jobs back; a message that a session has got is delivered.
-        if history.done[body] > 1 and not (faults - {"leave", "lag"} if body in history.mailed else faults):
+        # Who leaves or is disconnected gives jobs back; a message that a session has got is delivered.
+        repeats = faults - {"leave", "lag"} if body in history.mailed else faults | history.replaced
+        if history.done[body] > 1 and not repeats:
             world.violate("a job was done twice", body)
 
 

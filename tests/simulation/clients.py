@@ -111,6 +111,7 @@ class History:
         self.takeovers: list[Takeover] = []
         self.jobs: dict[str, bool] = {}  # whether its enqueuing was answered, by body
         self.mailed: set[str] = set()  # bodies of messages to clients
+        self.replaced: set[str] = set()  # clients that did not respond when another wanted what they held
         self.done: defaultdict[str, int] = defaultdict(int)  # deliveries, by body
         self.added: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)  # amounts and epochs, by key
         self.maybe_added: defaultdict[str, int] = defaultdict(int)
@@ -374,6 +375,7 @@ class Client:
         self.world.log(f"{self.name} is disconnected: {code} {reason}")
         peer, self.peer = self.peer, None
         if reason == "replaced":
+            self.history.replaced.add(self.name)
             self._check_replaced()
             for what in [what for what in self.wishes if what[0] == "name"]:
                 del self.wishes[what]
