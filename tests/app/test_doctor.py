@@ -10,16 +10,18 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Thread, get_ident
 from typing import Any
 
 import pytest
 import pytest_twisted
 import trustme
+from websockets.utils import accept_key
 
 from broker.app.client.doctor import findings
 from broker.app.client.findings import Finding
 from broker.app.client.reaching import Reach
+from broker.app.client.streaming import check_idle
 from broker.app.client.target import Target, native_url
 from tests.conftest import StartDaemon
 from tests.support.balancers import NGINX, path_of
@@ -107,13 +109,35 @@ async def test_a_broker_with_tls_is_examined_with_its_authority(
     status, found = await examined(give)
     assert (status, list(found)) == (1, ["port", "tls"])
     assert "--ca-file" in found["tls"]["remedy"]
-    status, found = await examined(give, "--ca-file", files["authority"])
+    with users_of_tls(monkeypatch) as users:
+        status, found = await examined(give, "--ca-file", files["authority"])
     assert (status, {name: one for name, one in found.items() if not one["fine"]}) == (0, {})
+    # OpenSSL: who writes while another thread reads the session tickets of TLS 1.3 may lose what is written.
+    assert {len(threads) for threads in users.values()} == {1}
     status, found = await examined(give, "--url", give.daemon.url.replace("https:", "http:"))
     assert (status, found["tls"]["remedy"]) == (1, "use an https:// URL")
     assert await give.lines("publish", "t", "1", TXBROKER_CA_FILE=files["authority"]) == ["delivered to 0"]
     status, _, errors = await give("publish", "t", "1")
     assert (status, errors.startswith("txbroker: UNTRUSTED: ")) == (1, True)
+
+
+@contextmanager
+def users_of_tls(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[object, set[int]]]:
+    """The threads that read or write each connection over TLS, of the module ``ssl``."""
+    users: dict[object, set[int]] = {}
+
+    def recorded(method: Any) -> Any:
+        def use(connection: object, *arguments: object) -> Any:
+            users.setdefault(connection, set()).add(get_ident())
+            return method(connection, *arguments)
+
+        return use
+
+    with monkeypatch.context() as patch:
+        for kind, names in ((ssl.SSLSocket, ("read", "send")), (ssl.SSLObject, ("read", "write"))):
+            for name in names:
+                patch.setattr(kind, name, recorded(getattr(kind, name)))
+        yield users
 
 
 CONFIGURATION = """
@@ -279,6 +303,36 @@ def test_a_broker_that_is_not_ready_is_told_with_what_it_says() -> None:
     assert found["ready"].text == "it is not ready: draining"
     assert "txbroker status" in found["ready"].remedy
     assert [found[name].fine for name in DIALECTS] == [None] * 6
+
+
+@contextmanager
+def silent_websocket() -> Iterator[str]:
+    """A server that accepts one WebSocket, and says nothing more."""
+
+    def accept() -> None:
+        client, _ = server.accept()
+        with client:
+            head = client.recv(65536).decode()
+            (key,) = (line.split(": ")[1] for line in head.split("\r\n") if line.startswith("Sec-WebSocket-Key"))
+            fields = f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept_key(key)}"
+            client.sendall(f"HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n\r\n".encode())
+            while client.recv(65536):
+                pass
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        thread = Thread(target=accept, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        thread.join()
+
+
+def test_a_websocket_that_was_forgotten_without_a_word_is_told() -> None:
+    with silent_websocket() as url:
+        finding = check_idle(Reach(Target(native_url(url)), 1.0), 0.01)
+    assert (finding.fine, finding.text) == (
+        False,
+        "after 0.01 s of silence, a WebSocket does not answer within 1 s",
+    )
 
 
 def test_a_host_that_is_not_there_is_told() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
+from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus, WebSocketException
-from websockets.sync.client import ClientConnection, connect
 
 from broker.app.client.findings import PASS_UPGRADE, SHOW_ANOTHER, SHOW_ONE, Answer, Finding, refused
 from broker.app.client.output import one_line
@@ -74,11 +75,14 @@ def bearer(reach: Reach) -> dict[str, str]:
     return {"Authorization": f"Bearer {credential}"} if credential else {}
 
 
-def websocket(reach: Reach, path: str) -> ClientConnection:
-    """Return a WebSocket to *path*.
+def websocket(reach: Reach, path: str) -> connect:
+    """Return a WebSocket to *path*, for ``async with``.
+
+    Not one of ``websockets.sync``: that reads in a thread of its own, and OpenSSL has no state for two threads at
+    once. What is sent while the session tickets of TLS 1.3 are read may then be lost.
 
     Raises:
-        OSError, WebSocketException: there is none.
+        OSError, WebSocketException: there is none; where it is entered.
     """
     target = reach.target
     split = target.split
@@ -92,6 +96,7 @@ def websocket(reach: Reach, path: str) -> ClientConnection:
         additional_headers=bearer(reach),
         compression=None,
         open_timeout=reach.timeout,
+        ping_interval=None,  # it would keep a connection that is to be silent
         close_timeout=1.0,
         proxy=None,
     )
@@ -100,12 +105,7 @@ def websocket(reach: Reach, path: str) -> ClientConnection:
 def _talk(reach: Reach, check: str, path: str, says: list[str | None], is_good: Callable[[str], bool]) -> Finding:
     """Return what becomes of a WebSocket on which *says* is said; None: wait for a frame first."""
     try:
-        with websocket(reach, path) as socket:
-            text = ""
-            for words in says:
-                if words is not None:
-                    socket.send(words)
-                text = str(socket.recv(reach.timeout))
+        text = asyncio.run(_last_answer(reach, path, says))
     except InvalidStatus as error:
         return _not_upgraded(reach, check, path, _answer_of(error))
     except TimeoutError:
@@ -113,6 +113,17 @@ def _talk(reach: Reach, check: str, path: str, says: list[str | None], is_good: 
     except (OSError, WebSocketException) as error:
         return Finding(check, False, f"the WebSocket has ended: {one_line(str(error))}")
     return _said(reach, check, text, is_good)
+
+
+async def _last_answer(reach: Reach, path: str, says: list[str | None]) -> str:
+    text = ""
+    async with websocket(reach, path) as socket:
+        for words in says:
+            if words is not None:
+                await socket.send(words)
+            async with asyncio.timeout(reach.timeout):
+                text = str(await socket.recv())
+    return text
 
 
 def _said(reach: Reach, check: str, text: str, is_good: Callable[[str], bool]) -> Finding:

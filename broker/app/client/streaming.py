@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import closing, suppress
 from http.client import HTTPException, HTTPResponse
 from time import monotonic
@@ -48,13 +49,32 @@ def check_idle(reach: Reach, seconds: float) -> Finding:
     """Say whether a WebSocket stays for *seconds* on which the client says nothing."""
     begun = monotonic()
     try:
-        with websocket(reach, "/v1/ws") as socket, suppress(TimeoutError):
-            while (left := begun + seconds - monotonic()) > 0:
-                socket.recv(left)
+        asyncio.run(_stay(reach, seconds))
+    except TimeoutError:
+        text = f"after {seconds:g} s of silence, a WebSocket does not answer within {reach.timeout:g} s"
+        return Finding("idle", False, text, CUT)
     except (OSError, WebSocketException) as error:
         text = f"a WebSocket was cut off after {monotonic() - begun:.0f} s of silence: {error}"
         return Finding("idle", False, text, CUT)
     return Finding("idle", True, f"a WebSocket stays open for {seconds:g} s of silence")
+
+
+async def _stay(reach: Reach, seconds: float) -> None:
+    """Say nothing for *seconds*, then ask whether the connection is there.
+
+    Raises:
+        TimeoutError: nothing answers.
+        OSError, WebSocketException: it has ended.
+    """
+    async with websocket(reach, "/v1/ws") as socket:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    await socket.recv()
+        # Who is on the way may have forgotten it without a word to either side.
+        answered = await socket.ping()
+        async with asyncio.timeout(reach.timeout):
+            await answered
 
 
 def _read_until(response: HTTPResponse, wanted: bytes) -> None:
