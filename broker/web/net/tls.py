@@ -41,6 +41,11 @@ class HalfCloseableTLS(BufferingTLSTransport):
         if not self._read_closed:
             super().dataReceived(data)
 
+    def abortConnection(self) -> None:
+        """End the connection with a reset; a no-op once it has ended, as without TLS."""
+        if self.connected:
+            super().abortConnection()
+
     def _flushReceiveBIO(self) -> None:
         """Deliver what the received bytes decrypt to; Twisted's own method but for the close_notify."""
         while not (self._lostTLSConnection or self._read_closed):

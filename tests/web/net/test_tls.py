@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
+from twisted.internet.testing import StringTransport
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 
 from broker.web.net import tls
 from broker.web.net.tls import HalfCloseableTLS, make_half_closeable
@@ -29,6 +32,13 @@ def test_what_comes_behind_a_close_notify_is_not_kept(factory: Any) -> None:
     connection._tlsConnection = None  # nothing is given to it
     connection._read_closed = True
     connection.dataReceived(b"x")
+
+
+def test_one_that_has_ended_can_be_aborted(factory: Any) -> None:
+    connection = HalfCloseableTLS(factory, Protocol())
+    connection.makeConnection(StringTransport())
+    connection.connectionLost(Failure(ConnectionDone()))
+    connection.abortConnection()
 
 
 def test_without_twisteds_private_names_it_is_left_alone(factory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
