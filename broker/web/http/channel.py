@@ -36,6 +36,7 @@ from broker.web.http.states import (
     CLOSE,
     CLOSED,
     DETACH,
+    FLUSHING,
     IS_ANSWERING,
     IS_ENDING,
     LINGER,
@@ -266,8 +267,9 @@ class HttpChannel(Protocol):
         """A check of the running time limit is due: enforce it, or schedule the next check."""
         timeout, transport = self._timeout, self.transport
         self._timeout = None
-        if self._state is LINGERING and not unacknowledged_bytes(transport):
-            self.abort()  # the client has got the refusal
+        waits = self._state is LINGERING or (self.secure and self._state is FLUSHING)
+        if waits and not unacknowledged_bytes(transport):
+            self.abort()  # the client has got all
         elif timeout is Timeout.HALF_CLOSED and peer_is_gone(transport):
             # Nothing is read from it any more, so that the reactor does not report a reset.
             self.abort()
@@ -604,7 +606,9 @@ class HttpChannel(Protocol):
             self._set_timeout(Timeout.LINGER)
             self.transport.loseWriteConnection()
         else:
-            self._set_timeout(STALLED)
+            # RFC 8446, 6.1: "Both parties need not wait to receive a "close_notify" alert".  The transport does, and
+            # many clients send none until they use the connection again.
+            self._set_timeout(Timeout.LINGER if self.secure else STALLED)
             self.transport.loseConnection()
 
     def _detach(self) -> None:

@@ -187,6 +187,31 @@ def test_a_refusal_that_was_read_ends_the_lingering(site: FakeSite, wire: Wire) 
     assert wire.aborted
 
 
+@pytest.mark.parametrize("act", [closing, lingering])
+def test_a_client_over_tls_that_has_read_all_is_not_waited_for(
+    site: FakeSite, wire: Wire, act: Callable[[Wire, FakeSite], None]
+) -> None:
+    wire.loseConnection = lambda: None  # type: ignore[method-assign]  # TLS waits for the client's close_notify
+    wire.server.secure = True
+    wire.dataBuffer = bytes(1000)
+    act(wire, site)
+    site.clock.pump([1.0] * 10)
+    assert not wire.lost
+    wire.dataBuffer = b""
+    site.clock.pump([1.0] * 16)
+    assert wire.aborted
+
+
+def test_a_client_over_tls_has_a_moment_to_answer_a_close(site: FakeSite, wire: Wire) -> None:
+    wire.loseConnection = lambda: None  # type: ignore[method-assign]
+    wire.server.secure = True
+    closing(wire, site)
+    site.clock.advance(1.5)
+    assert not wire.lost
+    site.clock.pump([0.5] * 3)
+    assert wire.aborted
+
+
 def test_an_idle_connection_is_closed_soon_after_its_limit(site: FakeSite, wire: Wire) -> None:
     wire.say(GET)
     site.clock.pump([1.0] * 29)
