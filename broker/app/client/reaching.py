@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import ssl
 from contextlib import closing
@@ -21,6 +22,7 @@ MAX_BODY = 1 << 16  # bytes that are read of an answer
 NOT_YET_VALID, EXPIRED, SELF_SIGNED, SELF_SIGNED_CHAIN, UNKNOWN_ISSUER, UNKNOWN_LEAF = 9, 10, 18, 19, 20, 21
 OTHER_HOST, OTHER_ADDRESS = 62, 64
 UNTRUSTED = (SELF_SIGNED, SELF_SIGNED_CHAIN, UNKNOWN_ISSUER, UNKNOWN_LEAF)
+BLOCKED = re.compile(r"Not ready: (the reactor loop was blocked for [\d.]+ s)\.")  # ``ReactorLag`` says so
 PLAIN_REMEDY = "use an http:// URL, or set TXBROKER_TLS_CERTIFICATE_FILE at the broker"
 TLS_REMEDY = "use an https:// URL"
 
@@ -76,6 +78,10 @@ class Reach:
         answer = self.ask("GET", "/ready")
         if answer.status == 200:
             return Finding("ready", True, "it can do all its work")
+        blocked = BLOCKED.fullmatch(answer.message)
+        if blocked:
+            remedy = "look at the load of its machine, and in its log for what has blocked it"
+            return Finding("ready", None, f"it is slow: {blocked[1]}", remedy)
         remedy = "ask it why: txbroker status, or /ready of its admin port"
         return Finding("ready", False, f"it is not ready: {answer.message}", remedy)
 
