@@ -50,6 +50,7 @@ from broker.web.http.states import (
 from broker.web.http.streaming import StreamedAnswer, framing_of, is_stream, length_of, source_of, stop
 from broker.web.http.timeouts import STALLED, Timeout, Times
 from broker.web.net.sockets import (
+    close_below,
     expect_no_probe,
     has_unread,
     limit_unacknowledged,
@@ -267,9 +268,10 @@ class HttpChannel(Protocol):
         """A check of the running time limit is due: enforce it, or schedule the next check."""
         timeout, transport = self._timeout, self.transport
         self._timeout = None
-        waits = self._state is LINGERING or (self.secure and self._state is FLUSHING)
-        if waits and not unacknowledged_bytes(transport):
-            self.abort()  # the client has got all
+        if self._state is LINGERING and not unacknowledged_bytes(transport):
+            self.abort()  # the client has got the refusal
+        elif self.secure and self._state is FLUSHING and not unacknowledged_bytes(transport):
+            close_below(transport)  # without a reset: what it has got, it may not have read
         elif timeout is Timeout.HALF_CLOSED and peer_is_gone(transport):
             # Nothing is read from it any more, so that the reactor does not report a reset.
             self.abort()

@@ -100,6 +100,11 @@ def limit_unacknowledged(transport: Any, seconds: float) -> None:
             handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
 
+def close_below(transport: Any) -> None:
+    """Close the connection of *transport*, which may wait for its peer to end TLS, when everything is sent."""
+    _of_socket(transport).loseConnection()
+
+
 def _of_socket(transport: Any) -> Any:
     """Return the transport that has the socket: under TLS the one below *transport*."""
     return transport.transport if hasattr(transport, "wrappedProtocol") else transport
