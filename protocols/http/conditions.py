@@ -15,6 +15,7 @@ from protocols.http.operations import Call
 # RFC 9110, 8.8.3: an opaque tag holds no blank and no quote.  A bare number is a tag, too: it is easily typed.
 TAG = re.compile(r'[ \t,]*(?:(W/)?"([\x21\x23-\x7e\x80-\xff]*)"|([0-9]{1,16}))[ \t]*(?:,|$)')
 NUMBER = re.compile("[0-9]{1,16}")
+MAX_TAGS = 500  # of one field; a cache sends one for each answer of a URL that it keeps
 IF_MATCH, IF_NONE_MATCH = "If-Match", "If-None-Match"
 
 
@@ -38,13 +39,13 @@ class Tags:
         Raises:
             Unavailable: the store is away, and it is not known which epoch that is.
         """
-        found, epoch = set(), peer.epoch
+        found, epoch, asked = set(), peer.epoch, False
         for tag in (*self.strong, *self.weak) if weak else self.strong:
             before, dash, number = tag.rpartition("-")
             if not NUMBER.fullmatch(number) or int(number) > MAX_ID:
                 continue
-            if dash and before != epoch:
-                epoch = await peer.present_epoch(before)
+            if dash and before != epoch and not asked:  # once: the other tags name whatever their client likes
+                epoch, asked = await peer.present_epoch(before), True
             if not dash or before == epoch:
                 found.add(int(number))
         return found
@@ -54,7 +55,7 @@ def read_tags(call: Call, name: str) -> Tags | None:
     """Return what the header field *name* of a request says, or None without one.
 
     Raises:
-        Invalid: it is malformed.
+        Invalid: it is malformed, or has more than ``MAX_TAGS`` tags.
     """
     field = call.header(name.lower())
     if not field:
@@ -69,6 +70,8 @@ def read_tags(call: Call, name: str) -> Tags | None:
         found = TAG.match(text, place)
         if found is None:
             raise Invalid(name, message=f"{name} is no entity tag, list of entity tags, or *")
+        if len(strong) + len(weak) == MAX_TAGS:
+            raise Invalid(name, message=f"{name} has more than {MAX_TAGS} entity tags")
         (weak if found[1] else strong).append(found[2] if found[2] is not None else found[3])
         place = found.end()
     return Tags(False, tuple(strong), tuple(weak))

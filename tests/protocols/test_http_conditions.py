@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from time import thread_time
+from typing import Any
 
 import pytest
 
 from broker.testing import value_of
+from protocols.http.conditions import MAX_TAGS
 from tests.protocols.http_api import STREAM, Api
 
 
@@ -96,6 +98,18 @@ def test_a_missing_key_is_created_under_a_condition(api: Api, method: str) -> No
     assert api.ask(method, "/keys/new", "1", {"If-Match": "*"}).status == 412
     assert api.ask(method, "/keys/new", "1", {"If-Match": '"1", "2"'}).status == 412
     assert api.ask(method, "/keys/new", "1", {"If-None-Match": '"1", "2"'}).status == 201
+
+
+def test_many_entity_tags_ask_the_store_once_and_too_many_are_refused(api: Api, tag: str, monkeypatch: Any) -> None:
+    asked: list[str] = []
+    head = api.broker.store.head
+    monkeypatch.setattr(api.broker.store, "head", lambda topic: asked.append(topic) or head(topic))
+    others = [f'"other-{number}"' for number in range(MAX_TAGS - 1)]
+    assert api.get("/keys/k", {"If-None-Match": ",".join([*others, f'"{tag}"'])}).status == 304
+    assert len(asked) == 1
+    refused = api.get("/keys/k", {"If-None-Match": "0," * (MAX_TAGS + 1)})
+    assert refused.status == 400
+    assert refused.json["detail"] == f"If-None-Match has more than {MAX_TAGS} entity tags"
 
 
 def test_a_missing_key_is_not_removed(api: Api) -> None:
