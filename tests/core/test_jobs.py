@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -10,9 +11,10 @@ import pytest
 from twisted.internet.defer import Deferred, ensureDeferred, fail
 from twisted.internet.task import Clock
 
+from broker.core import job_filters
 from broker.core.job_filters import job_filter
 from broker.core.jobs import Jobs
-from broker.errors import NotDone, NotFound, RateLimited, Unavailable
+from broker.errors import NotDone, NotFound, RateLimited, TooLarge, Unavailable
 from broker.interfaces import IStore
 from broker.jobs import QueueState, Worker
 from broker.messages import Delivery, Mail
@@ -273,6 +275,37 @@ def test_a_filter_compares_whole_values() -> None:
     assert matches(b'{"a":{"b":[1,null]}}')
     assert not matches(b'{"a":{"b":[1,null],"c":1}}')
     assert not matches(b'{"a":{"b":[true,null]}}')
+
+
+@pytest.mark.parametrize(
+    ("name", "payload", "expected"),
+    [
+        ('a"b', b'{"c":0,"a\\"b":1}', True),
+        ('a"b', b'{"c":1}', False),
+        ("a", b'{"a":2,"a": 1.000 }', True),
+        ("a", b'{"a":1.%b}' % (b"0" * 5000), False),
+        ("a", b'{"a":[%b1]}' % (b"[]," * 300_000), False),
+        ('a"b', b'{"c":[%b1],"a\\"b":1}' % (b"1," * 300_000), False),
+    ],
+)
+def test_what_takes_much_more_room_than_a_filter_asks_for_is_not_decoded(
+    name: str, payload: bytes, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+    decode = job_filters._value
+    monkeypatch.setattr(job_filters, "_value", lambda text: decoded.append(len(text)) or decode(text))
+    assert job_filter({name: 1})(payload) is expected
+    assert all(size < 2000 for size in decoded)
+
+
+def test_an_escaped_text_is_the_same() -> None:
+    escaped = json.dumps("é😀" * 100, ensure_ascii=True)
+    assert job_filter({"a": "é😀" * 100})(f'{{"a":{escaped}}}'.encode())
+
+
+def test_a_large_filter_is_refused() -> None:
+    with pytest.raises(TooLarge):
+        job_filter({"a": "b" * 5000})
 
 
 def test_each_that_filters_gets_its_jobs(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
