@@ -50,6 +50,7 @@ MAX_PREDICATES = 2  # that are asked at once, since each may be slow
 # For how many seconds a store that several nodes share is told to keep changes, and to tell the values before them.
 KEPT_SECONDS, PREVIOUS_SECONDS = 600, 60
 RENEWAL = 20.0  # seconds until it is told again
+MAX_MERGED = 20_000  # members of a value and a patch that are merged
 MAX_LATE = 1000  # changes that wait until it is known who watches their keys
 
 T = TypeVar("T")
@@ -87,11 +88,18 @@ def merge(stored: bytes, patch: bytes) -> bytes:
 
     Two JSON objects are merged one level deep into compact JSON, old members
     first, numbers and strings as they were written; anything else is appended.
+
+    Raises:
+        TooLarge: they have more than ``MAX_MERGED`` members: nobody is served while they are merged.
     """
     try:
-        merged = object_text({**members(stored), **members(patch)})
+        changed = members(patch)
+        old = members(stored)
     except Invalid:
         return stored + patch
+    if len(changed) + len(old) > MAX_MERGED:
+        raise TooLarge("value")
+    merged = object_text({**old, **changed})
     try:
         return msgspec.json.format(merged, indent=-1)
     except msgspec.DecodeError:  # a lone surrogate, see ``jsontext``

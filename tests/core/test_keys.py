@@ -17,7 +17,7 @@ from broker.access.principals import Access
 from broker.buses import open_bus
 from broker.buses.local import LocalBus
 from broker.core.clocks import WallClock
-from broker.core.keys import BYTES_PER_READ, ENTRIES_PER_READ, MAX_LATE, MAX_PREDICATES, Keys, merge
+from broker.core.keys import BYTES_PER_READ, ENTRIES_PER_READ, MAX_LATE, MAX_MERGED, MAX_PREDICATES, Keys, merge
 from broker.core.slices import SLICE, slices_of
 from broker.errors import Conflict, Denied, Invalid, TooLarge, Unauthenticated, Unavailable
 from broker.messages import MAX_EXPIRY, MAX_TIME, Entry, Event
@@ -89,6 +89,14 @@ MERGED = {
 @pytest.mark.parametrize(("stored", "patch", "merged"), MERGED.values(), ids=MERGED)
 def test_merge(stored, patch, merged):
     assert merge(stored.encode(), patch.encode()) == merged.encode()
+
+
+def test_objects_with_too_many_members_are_not_merged():
+    many = json.dumps({str(number): 1 for number in range(MAX_MERGED - 1)}).encode()
+    assert len(json.loads(merge(many, b'{"a":1}'))) == MAX_MERGED
+    for stored, patch in ((many, b'{"a":1,"b":1}'), (b'{"a":1,"b":1}', many)):
+        with pytest.raises(TooLarge):
+            merge(stored, patch)
 
 
 objects = st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=5) | st.none(), max_size=4)
