@@ -14,6 +14,7 @@ from broker.patterns import MAX_NAME, check_name, has_control
 
 NAME = "thinws"
 MAX_ID_LENGTH = 256  # characters of a connectionID
+MAX_NUMBER_LENGTH = 1000  # characters of a number that names something; a longer one is a name too long
 
 Members = Mapping[str, Raw]
 
@@ -111,6 +112,8 @@ def _number(raw: Raw | None) -> str:
     text = bytes(raw or b"")
     if not text or text[0] not in b"-0123456789":
         return ""
+    if len(text) > MAX_NUMBER_LENGTH:
+        return text.decode("ascii")  # to read a million digits takes as long as a thousand messages
     number = float(text) if set(text) & set(b".eE") else int(text)
     if isinstance(number, float) and (not number.is_integer() or abs(number) >= 1e21):
         return repr(number)

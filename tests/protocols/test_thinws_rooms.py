@@ -402,6 +402,17 @@ def test_what_is_wrong_with_a_room_is_told(broker, thinws, kind, room, text):
     assert said == [error(text, 3).encode()]
 
 
+def test_a_number_of_very_many_digits_is_not_read(broker, thinws, monkeypatch):
+    monkeypatch.setattr("protocols.thinws.frames.float", None, raising=False)
+    client = raw(broker, thinws)
+    digits = "0." + "1" * 5000
+    said = client.say('{"type":"subscribe","messageID":3,"roomID":%s}' % digits)
+    assert said == [error("roomID is longer than 255 characters", 3).encode()]
+    assert client.say('{"type":"connect","messageID":4,"connectionID":%s}' % digits) == [
+        error("connectionID is required", 4).encode()
+    ]
+
+
 @pytest.mark.parametrize("number", ["9" * 400, "1e309", "-" + "9" * 5000])
 @pytest.mark.parametrize("where", ['"roomID":%s', '"roomID":"r","messageID":%s', '"roomID":"r","message":{"a":[%s]}'])
 def test_a_number_that_is_infinite_as_a_double_is_invalid(broker, thinws, number, where):
