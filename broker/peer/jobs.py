@@ -11,7 +11,7 @@ from broker.core.epochs import epoch_of
 from broker.core.job_claims import claim_jobs
 from broker.core.job_filters import job_filter
 from broker.core.leases import delivery_of, is_number
-from broker.errors import Invalid, NotFound, RateLimited, Unauthenticated
+from broker.errors import Invalid, NotFound, RateLimited, TooLarge, Unauthenticated
 from broker.jobs import MAX_DELAY, Job, QueueState, Worker, is_queue_of_broker
 from broker.messages import MAX_TIME, Delivery, Mail
 from broker.patterns import QUEUE, check_name, check_text
@@ -24,6 +24,7 @@ MAX_LEASE = 86400.0  # seconds
 MAX_REASON = 1000  # characters of a reason that are kept
 MAX_DEAD = 1000  # jobs in one answer
 DEAD_BYTES = 1 << 20  # of their bodies
+MAX_IDS = 10_000  # of dead jobs that are chosen one by one
 STEP = 500  # dead jobs that one step retries or drops
 PREFETCH, PREFETCH_WITH_ACK = 64, 1
 
@@ -224,7 +225,9 @@ class JobVerbs(QueueVerbs):
 
     async def _numbers(self, ids: Sequence[str]) -> list[int]:
         """Return the numbers of the jobs that *ids* name, those of another epoch left out."""
-        words = [id.split("-") for id in ids]
+        if len(ids) > MAX_IDS:
+            raise TooLarge("ids")
+        words = [id.split("-", 2) for id in ids]
         shown = {each[0] for each in words}
         epoch = await epoch_of(self._parts.store, shown.pop() if len(shown) == 1 else None)
         return [int(each[1]) for each in words if len(each) == 2 and each[0] == epoch and is_number(each[1])]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from broker.answers import milliseconds
-from broker.errors import BrokerError, Invalid
+from broker.core.starts import MAX_TOPICS
+from broker.errors import BrokerError, Invalid, TooLarge
 from broker.interfaces import MAX_PAGE_BYTES, IFollower
 from broker.messages import MAX_ID, NEW, START, Origin, Position
 from broker.patterns import is_pattern
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from protocols.owlmeans.session import Session
 
 MAX_LIMIT = 1000  # events of one answer
+MAX_POSITION_BYTES = 1000  # of one position: more than a long epoch needs
 
 Id = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
 
@@ -81,6 +83,8 @@ class Ack(Method):
 
     async def run(self, session: Session) -> Answer:
         """Answer with where the cursor is, and whether it went back."""
+        if len(bytes(self.id)) > MAX_POSITION_BYTES:
+            raise Invalid("id")
         position = _checked_position(msgspec.json.decode(self.id), await session.peer.present_epoch(), "id")
         back = await session.peer.acknowledge_events(self.cursor, self.topic, position)
         return {"cursor": self.cursor, "id": position.id, "back": back}
@@ -124,6 +128,8 @@ def origin_of(value: object, topics: list[str], epoch: str, *, exact: bool) -> O
     if is_one_topic(topics, exact=exact):
         return _checked_position(value, epoch, "from")
     if len(topics) == 1 and isinstance(value, dict):
+        if len(value) > MAX_TOPICS:
+            raise TooLarge("topics", topics[0])
         return {topic: _checked_position(position, epoch, "from") for topic, position in value.items()}
     raise Invalid("from")
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias, cast
 
 import msgspec
 
@@ -23,8 +24,10 @@ Names: TypeAlias = str | list[str]
 Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1)]
 
 MAX_NAMES = 1000  # names or patterns of one call, and names of one answer
+MAX_NESTED = 10_000  # arrays and objects in the arguments of a method with options of any shape: a large one for each
+MAX_OPTION_BYTES = 10_000  # of an object with options in the place of none, whose first name an error repeats
 
-_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+NONE = msgspec.Raw(b"")
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -35,10 +38,12 @@ class Options(msgspec.Struct, forbid_unknown_fields=True):
 class Method(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """Arguments of a reserved method, in their order; ``called`` is its name behind ``broker.``.
 
-    The first line of the docstring of each is what ``broker.methods`` says of it.
+    The first line of the docstring of each is what ``broker.methods`` says of it.  ``free_form``: whether its options
+    hold values of any shape, all of which are decoded.
     """
 
     called: ClassVar[str]
+    free_form: ClassVar[bool] = False
 
     async def run(self, session: Session) -> Answer:
         """Do it and return the payload of the result."""
@@ -65,11 +70,14 @@ class Methods:
 
         Raises:
             NotFound: there is no such method.
-            Invalid: an argument is missing, of a wrong type or one too many, or an option is not known.
+            Invalid: an argument is missing, of a wrong type or one too many, or an option is not known.  Or there
+            are more than ``MAX_NESTED`` arrays and objects where each would be decoded.
         """
         decode = self._decoders.get(name)
         if decode is None:
             raise NotFound("method", name)
+        if self.classes[name].free_form and body.count(b"[") + body.count(b"{") > MAX_NESTED:
+            raise Invalid("arguments")
         try:
             return decode(body)
         except (msgspec.DecodeError, RecursionError) as error:
@@ -78,9 +86,9 @@ class Methods:
 
 def _invalid(problem: str, body: bytes, fields: tuple[str, ...]) -> Invalid:
     """Return the error for the arguments *body* of a method that has *fields*: it names the argument or the option."""
-    surplus = _surplus(body, len(fields))
+    surplus = bytes(_surplus(body, len(fields)))
     if surplus:
-        option = _first_member(surplus[0])
+        option = _first_member(surplus)
         return Invalid("options", option) if option else Invalid("arguments")
     unknown = re.match(r"Object contains unknown field `(.*)` - at `\$\[\d+\]", problem, re.DOTALL)
     if unknown:
@@ -89,16 +97,27 @@ def _invalid(problem: str, body: bytes, fields: tuple[str, ...]) -> Invalid:
     return Invalid(fields[int(place[1])] if place else "arguments")
 
 
-def _surplus(body: bytes, count: int) -> list[msgspec.Raw]:
-    """Return the arguments behind the first *count*."""
+def _surplus(body: bytes, count: int) -> msgspec.Raw:
+    """Return the first argument behind *count* others, b"" for none."""
     try:
-        return _items(body)[count:]
+        return cast(msgspec.Raw, _with_surplus(count).decode(body).surplus)
     except (msgspec.DecodeError, RecursionError):
-        return []
+        return NONE
 
 
-def _first_member(value: msgspec.Raw) -> str:
-    """Return the name of the first member of *value*, or "": it is no object, or an empty one."""
+@cache
+def _with_surplus(count: int) -> msgspec.json.Decoder[Any]:
+    """Return what reads *count* arguments and one more; it skips all others, of which a list would keep each."""
+    names = [*(f"argument{number}" for number in range(count)), "surplus"]
+    return msgspec.json.Decoder(
+        msgspec.defstruct("Surplus", [(name, msgspec.Raw, NONE) for name in names], array_like=True)
+    )
+
+
+def _first_member(value: bytes) -> str:
+    """Return the name of the first member of *value*, or "": it is no object, or an empty one, or a long one."""
+    if len(value) > MAX_OPTION_BYTES:
+        return ""
     try:
         return next(iter(_members(value)), "")
     except (msgspec.DecodeError, RecursionError):

@@ -89,6 +89,7 @@ class Consume(Method):
     """Consume the jobs of a work queue, with others: the next job goes to the one with the most room."""
 
     called = "consume"
+    free_form = True
     queue: str = "default"
     options: ConsumeOptions | None = None
 

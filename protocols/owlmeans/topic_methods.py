@@ -43,6 +43,7 @@ class Subscribe(Method, dict=True):
     """Subscribe to names and patterns, all of them or none; with ``from`` or ``cursor``, from a position on."""
 
     called = "subscribe"
+    free_form = True
     pattern: Names
     options: SubscribeOptions | None = None
 

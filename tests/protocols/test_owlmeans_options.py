@@ -7,8 +7,11 @@ import json
 import msgspec
 import pytest
 
+from broker.core.starts import MAX_TOPICS
 from broker.errors import Invalid
-from protocols.owlmeans.methods import MAX_NAMES, Options
+from broker.peer.jobs import MAX_IDS
+from protocols.owlmeans import methods
+from protocols.owlmeans.methods import MAX_NAMES, MAX_NESTED, Options
 from protocols.owlmeans.reserved import METHODS
 from tests.protocols.owlmeans_emulator import Failed, Room
 
@@ -58,6 +61,43 @@ def test_an_unknown_option_of_any_method_is_named(name, method):
     with pytest.raises(Invalid) as caught:
         METHODS.read(name, msgspec.json.encode([*arguments, {"nope": 5}]))
     assert (caught.value.what, caught.value.name) == ("options", "nope")
+
+
+@pytest.mark.parametrize(("name", "method"), EVERY_METHOD)
+def test_of_many_arguments_too_many_one_is_kept(name, method, monkeypatch):
+    kept = []
+    first_member = methods._first_member
+    monkeypatch.setattr(methods, "_first_member", lambda value: kept.append(value) or first_member(value))
+    arguments = [sample(field) if field.name != "options" else {} for field in msgspec.structs.fields(method)]
+    long = {str(number): 1 for number in range(2000)}
+    for surplus, more in (({"nope": 5}, list(range(2000))), (long, [])):
+        with pytest.raises(Invalid) as caught:
+            METHODS.read(name, msgspec.json.encode([*arguments, surplus, *more]))
+        assert caught.value.what == ("options" if more else "arguments")
+    assert kept == [b'{"nope":5}', msgspec.json.encode(long)]
+
+
+@pytest.mark.parametrize("arguments", ['["a.>",{"from":%s}]', '["a",{"filter":{"a":%s}}]'])
+def test_options_of_any_shape_hold_some_thousand_parts_at_most(arguments):
+    name = "broker.consume" if "filter" in arguments else "broker.subscribe"
+    METHODS.read(name, (arguments % '{"a":1}').encode())
+    for many in ('{"a":[%s]}' % ",".join(["[]"] * MAX_NESTED), '{"a":[%s]}' % ",".join(["{}"] * MAX_NESTED)):
+        with pytest.raises(Invalid) as caught:
+            METHODS.read(name, (arguments % many).encode())
+        assert caught.value.what == "arguments"
+
+
+def test_a_position_is_short_and_positions_are_few(room):
+    bob = room.join()
+    assert refusal(room, bob, "broker.ack", "c", "t", [[]] * 1000) == MALFORMED + "id"
+    many = {f"a.{number}": 1 for number in range(MAX_TOPICS + 1)}
+    assert "limit:topics" in refusal(room, bob, "broker.subscribe", "a.>", {"from": many})
+
+
+def test_dead_jobs_that_are_chosen_have_a_limit(room):
+    bob = room.join()
+    assert "limit:ids" in refusal(room, bob, "broker.retry", "q", ["-"] * (MAX_IDS + 1))
+    assert room.ask(bob, "broker.drop", "q", ["-" * 1000] * 3) == {"dropped": 0}
 
 
 @pytest.mark.parametrize(("name", "method"), EVERY_METHOD)
