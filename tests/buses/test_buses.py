@@ -703,6 +703,32 @@ async def test_leases_do_not_end_when_the_clock_of_redis_was_set_forward(make_no
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_claim_that_waited_in_a_server_that_hung_takes_no_name_from_a_node_that_could_not_renew_its_lease(
+    make_node: MakeNode,
+) -> None:
+    one, two = [await make_node(name) for name in ("one", "two")]
+    await one.bus.claim("name")
+    for node in (one, two):
+        node.bus._heartbeats.stop()
+    await eventually(lambda: not (one.bus._renewing or two.bus._renewing))
+    execute = two.store._batcher.connection.protocol.execute_command
+    seconds, _ = await execute(b"TIME")
+    now = int(seconds) * 1000
+    await execute(b"SET", two.prefix + "grace", 0)  # the time that nodes are given after the first start
+    await execute(b"SET", two.prefix + "renewed", now - int(LEASE * 1000))
+    await execute(b"ZADD", two.prefix + "nodes", now, one.bus.address, now + 30_000, two.bus.address)
+    with pytest.raises(Taken):
+        await two.bus.claim("name")
+    for node in (two, one):
+        node.beat()
+        await eventually(lambda: not (one.bus._renewing or two.bus._renewing))
+    with pytest.raises(Taken):
+        await two.bus.claim("name")
+    await one.bus.claim_all({"name": False})
+    assert await two.bus.holders(["name"]) == ("name", [one.bus.address])
+
+
+@pytest_twisted.ensureDeferred
 async def test_what_is_claimed_before_the_first_lease_waits_for_it(make_node: MakeNode) -> None:
     one = await make_node("one")
     early = Node(one.url, one.prefix, "early")

@@ -207,6 +207,16 @@ MUTANTS: dict[str, Mutant] = {
         17,
         Edit(Script, "local function claim(", "elseif how ~= HELD and #others == 0", "elseif false"),
     ),
+    "a hang taken for a clock that was set": _known(
+        "names are not kept when no node could renew its lease, since the clock seems to have been set forward",
+        "a name was taken from its client by an old claim, since a node got another lease when Redis had hung",
+        Edit(Script, "local function give_grace(", "if now - renewed >", "if now - time_of('renewed') >"),
+    ),
+    "silence not noticed": _known(
+        "names are kept from the first renewal on only, when no node could renew its lease",
+        "a name was taken from its client by a claim that had waited in Redis until the lease had ended",
+        Edit(Script, "local function is_awaited(", "(now < grace or is_silent())", "now < grace"),
+    ),
     "newcomers get what was restored": _known(
         "a name is given to a newcomer at the node that had it in the state to which the server went back",
         "a name that a restored state had as held by a node was given to a newcomer there",
@@ -481,11 +491,11 @@ def _method(edit: Edit) -> tuple[Any, str, Any]:
 def _script(edit: Edit) -> tuple[Any, str, Any]:
     begin = Script.__init__
 
-    def begin_changed(self: Any, *arguments: Any) -> None:
+    def begin_changed(self: Script, *arguments: str) -> None:
         begin(self, *arguments)
-        text = self._text.decode()
+        text = self.text.decode()
         if edit.method in text:
-            self._text = _replaced(edit, text).encode()
+            self.text = _replaced(edit, text).encode()
 
     return Script, "__init__", begin_changed
 

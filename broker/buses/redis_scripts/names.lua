@@ -72,6 +72,27 @@ local function fenced(number)
   return found.number == 0 or found.number ~= tonumber(number) or found.connection ~= tonumber(ARGV[4])
 end
 
+local function time_of(key)
+  return tonumber(call('GET', prefix .. key) or 0)
+end
+
+local silent  -- see ``is_silent``; nil: nobody has asked
+
+local function is_silent()
+  -- Whether no node has renewed its lease for half of one, as after a time in which none could: what waited in this
+  -- server for its end is done before the next renewal, which gives them grace.
+  if silent == nil then
+    local renewed, last = time_of('renewed'), call('ZRANGE', NODES, -1, -1, 'WITHSCORES')
+    silent = #last > 0 and renewed > 0 and now - renewed > (last[2] - renewed) / 2
+  end
+  return silent
+end
+
+local function is_awaited(found)
+  -- Whether a node may renew its lease that has ended.
+  return found.known and (now < grace or is_silent())
+end
+
 local function holders(name)
   -- Returns whether they share it, and for each of those that hold it: id, and id with the number.  Then whether a
   -- node that has a lease held it under an earlier one.
@@ -82,16 +103,12 @@ local function holders(name)
   for entry in string.gmatch(string.sub(held, 3), '%S+') do
     local id, number = string.match(entry, '^(.*):(%d+)$')
     local found = id and look(id)
-    if found and (found.known and now < grace or found.number > 0 and found.number == tonumber(number)) then
+    if found and (found.number > 0 and found.number == tonumber(number) or is_awaited(found)) then
       ids[#ids + 1], entries[#entries + 1] = id, entry
     end
     returns = returns or found and found.number > 0
   end
   return string.sub(held, 1, 1) == 's', ids, entries, returns
-end
-
-local function time_of(key)
-  return tonumber(call('GET', prefix .. key) or 0)
 end
 
 local function hold(name, shared, entries)
@@ -142,7 +159,7 @@ local function claim(name, shared, number, how)
       -- After the server went back it may have given that back, and is about to do so again.
       return now < settling and settling - now or holder
     elseif how == BEFORE then
-      return grace - now
+      return math.max(1, grace - now)
     end
     rest = {}  -- they have lost it before, and the data that said so
   elseif how ~= HELD and #others == 0 and now < settling then
@@ -201,13 +218,15 @@ local function follow_clock(elapsed)
   call('SET', prefix .. 'renewed', whole(renewed - ahead))
 end
 
-local function give_grace(lease)
-  local renewed = time_of('renewed')
+-- *renewed*: when a node last did, by the clock as it was.  What looks like a clock that was set forward may be a call
+-- that has waited in a server that hung: no node could renew then.
+local function give_grace(lease, renewed)
   if now - renewed > lease / 2 then
     grace = now + lease
     call('SET', prefix .. 'grace', whole(grace))
   end
   call('SET', prefix .. 'renewed', whole(now))
+  silent = false
 end
 
 local function went_back(last, server, told)
@@ -280,9 +299,10 @@ verbs.renew = function(at)
   known = {}
   local believed, last, lease = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 3])
   local back = went_back(last, ARGV[at + 4], ARGV[at + 5])
+  local renewed = time_of('renewed')
   -- Data that went back are older than a clock that can not be set would have it.
   follow_clock(not back and tonumber(ARGV[at + 6]) or nil)
-  give_grace(lease)
+  give_grace(lease, renewed)
   if back then
     call('SET', prefix .. 'settling', whole(now + lease))
   end
@@ -407,7 +427,7 @@ verbs.lives = function(at)
     return FENCED
   end
   local found = look(ARGV[at + 1])
-  local awaited = found.known and now < grace or now < time_of('settling')
+  local awaited = is_awaited(found) or now < time_of('settling')
   return (found.number > 0 or awaited and ARGV[at + 2] ~= '1') and 1 or 0
 end
 
