@@ -60,6 +60,7 @@ _ends_in_exponent = re.compile(rb"e[+-]?\Z").search
 MAX_SUSPECT_LENGTH = 800  # characters of a number that count, see ``_has_infinite``
 JSON_TYPE = re.compile(r"\s*[^;\s]+[/+]json\s*(;|$)", re.IGNORECASE)  # RFC 6839, 3.1: the suffix of its kinds
 MAX_SUSPECTS = 5000  # such numbers of one text; one with more is refused, for the time that each takes
+MAX_IN_STRINGS = 2000  # such texts within strings that are found one by one
 MAX_PARTS = 20_000  # of a text with a lone surrogate, all of which are decoded
 MAX_SCANNED = 5000  # members or items that are read on the slow path, see ``_scan``
 
@@ -73,7 +74,7 @@ def overflows(text: bytes) -> bool:
         return False
     if _CAPITAL_E in text:
         text = text.replace(b"E", b"e")
-    return bool(_ENDED_EXPONENT(text) or _has_many_digits(text)) and _has_infinite(without_strings(text))
+    return bool(_ENDED_EXPONENT(text) or _has_many_digits(text)) and _has_infinite(_unescaped(text))
 
 
 def members(data: bytes, *, numbers: bool = False) -> dict[str, Raw]:
@@ -285,14 +286,28 @@ def _has_many_digits(text: bytes) -> bool:
 
 def without_strings(text: bytes) -> bytes:
     """Return the JSON *text* with its strings empty, and nothing else changed."""
-    unescaped = text.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in text else text
-    return b'""'.join(unescaped.split(b'"')[::2])
+    return b'""'.join(_unescaped(text).split(b'"')[::2])
+
+
+def _unescaped(text: bytes) -> bytes:
+    """Return the JSON *text* with no quotes but those of its strings."""
+    return text.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in text else text
 
 
 def _has_infinite(text: bytes) -> bool:
-    """Whether one of the numbers of *text*, which has no strings and no "E", is infinite as a double."""
-    spent = 0
-    for number in _suspects(text):
+    """Whether one of the numbers of *text*, which is unescaped and has no "E", is infinite as a double."""
+    spent = in_strings = at = quotes = 0
+    for start, number in _suspects(text):
+        # To count quotes takes a thirtieth of what it takes to cut a text of many strings at them.
+        if start < at:
+            at = quotes = 0
+        quotes += text.count(b'"', at, start)
+        at = start
+        if quotes % 2:
+            in_strings += 1
+            if in_strings > MAX_IN_STRINGS:
+                return _has_infinite(b'""'.join(text.split(b'"')[::2]))
+            continue
         # A number of hundreds of digits takes as long as dozens of short ones.
         spent += 1 + min(len(number), MAX_SUSPECT_LENGTH) // 16
         if spent > MAX_SUSPECTS or not isfinite(float(number)):
@@ -300,24 +315,27 @@ def _has_infinite(text: bytes) -> bool:
     return False
 
 
-def _suspects(text: bytes) -> Iterator[bytes]:
-    """Yield the numbers of *text*, which has no strings, that may be infinite; some without their sign."""
+def _suspects(text: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the numbers of *text* that may be infinite, some without their sign, each with a place in it.
+
+    Those with an exponent are first; of both kinds each place is behind that before.
+    """
     for match in _EXPONENTS(text):
         start = match.start()
         head = text[max(0, start - MAX_SUSPECT_LENGTH) : start]
         if not head.strip(b"0123456789."):
             head = text[:start]
-        yield head[len(head.rstrip(b"0123456789.")) :] + match[0]
+        yield start, head[len(head.rstrip(b"0123456789.")) :] + match[0]
     yield from _long_numbers(text)
 
 
-def _long_numbers(text: bytes) -> Iterator[bytes]:
-    """Yield the numbers of *text*, without their sign, that have many digits before the point."""
+def _long_numbers(text: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the numbers of *text*, without their sign, that have many digits before the point, each with its place."""
     digits, at = text.translate(_IS_DIGIT), 0
     while (at := digits.find(_ROW, at)) >= 0:
         match = _LONG(text, at)
         if match and not _ends_in_exponent(text[max(0, at - 2) : at]):
-            yield match[0]
+            yield at, match[0]
         at = digits.find(b"\0", at)
         if at < 0:
             return

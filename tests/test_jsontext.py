@@ -9,9 +9,11 @@ from msgspec import UNSET, Raw, UnsetType
 
 from broker.errors import Invalid
 from broker.jsontext import (
+    MAX_IN_STRINGS,
     MAX_PARTS,
     MAX_SCANNED,
     MAX_SUSPECTS,
+    _suspects,
     decode,
     may_overflow,
     members,
@@ -234,6 +236,24 @@ LONG = 900_000  # bytes of a text that costs more than others
 )
 def test_finite_numbers_pass_however_many_there_are(text):
     assert not overflows(text)
+
+
+@pytest.mark.parametrize("strings", [1, MAX_IN_STRINGS - 1, MAX_IN_STRINGS, MAX_IN_STRINGS + 1, 20_000])
+@pytest.mark.parametrize("string", ['"1e999"', '"a\\"1e999,"', '"\\\\","1E+999 "', f'"{"1" * 400}"'])
+@pytest.mark.parametrize(("last", "found"), [("1e300", False), ("1E300", False), ("1e999", True), ("9" * 400, True)])
+def test_numbers_beside_many_strings_that_look_like_numbers(strings, string, last, found):
+    beside = ",".join([string] * min(strings, 2_000_000 // len(string)))
+    assert overflows(f"[{beside},{last}]".encode()) is found
+    assert overflows(f"[{last},{beside}]".encode()) is found
+
+
+def test_a_text_is_cut_at_its_strings_only_for_many_that_look_like_numbers(monkeypatch):
+    counted = []
+    monkeypatch.setattr("broker.jsontext.MAX_IN_STRINGS", 10)
+    monkeypatch.setattr("broker.jsontext._suspects", lambda text: counted.append(text.count(b'"')) or _suspects(text))
+    assert not overflows(b'[1e100%b,"1e999"]' % (b',""' * 1000))
+    assert not overflows(b"[1e100%b]" % (b',"1e999"' * 11))
+    assert counted == [2002, 22, 22]
 
 
 @pytest.mark.parametrize("last", ["1", "1e100", "1" * 250])
