@@ -82,6 +82,7 @@ EVENT_HEAD = b'{"type":"event","event":%b%b,"id":%b,"payload":'
 EVENT_TAIL = b',"sender":%b,"dt":%d,"name":%b%b}'
 EVENT = EVENT_HEAD + b"%b" + EVENT_TAIL
 
+BEGINNING = 8  # bytes of an object: its bracket, and some of its first name with the quote
 LONG = 1 << 16  # bytes of a payload that is not copied more often than need be
 
 
@@ -287,9 +288,11 @@ def _with_members(made: Event, pattern: str, members: bytes) -> Frame:
     revision = revision_of(made)
     if not (revision and made.body):
         return frame  # a node of an older version has made it
-    body = b'%b,"revision":%d%b}' % (made.body[:-1], revision, members)
-    # An object stands nowhere else: in the names before it, which are strings, its quotes would be escaped.
-    return text_frame(frame.payload.replace(made.body, body, 1))
+    payload = frame.payload
+    # An object begins so nowhere else: in the names before it, which are strings, its quotes would be escaped.  To look
+    # for all of a long one takes longer than to write it.
+    end = payload.index(made.body[:BEGINNING], 1) + len(made.body) - 1
+    return text_frame(b'%b,"revision":%d%b%b' % (payload[:end], revision, members, payload[end:]))
 
 
 def gap(topic: str, count: int) -> bytes:

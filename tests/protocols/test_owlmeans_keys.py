@@ -449,3 +449,16 @@ def test_who_watches_is_told_of_changes_that_were_missed(room):
     gaps = [frame["payload"] for frame in alice.client.of("system") if frame["event"] == "broker.gap"]
     assert gaps == [{"topic": f"kv/{topic}", "why": "missed"} for topic in ("job:*", "a", "b")]
     assert alice.closed is None
+
+
+@pytest.mark.parametrize("key", ['{"key":1}', '"{"', "\\{", "payload"])
+def test_a_watched_change_says_its_revision_wherever_its_key_looks_like_an_object(room, key):
+    alice = room.join("alice")
+    room.ask(alice, "broker.watch", key, {"exact": True, "previous": True})
+    for value in ("{}", '{"revision":9}'):
+        room.ask(alice, "broker.set", key, value)
+    changes = [event["payload"] for event in alice.client.of("event")]
+    assert [(each["key"], each["value"], each["revision"], each["previous"]) for each in changes] == [
+        (key, "{}", 1, None),
+        (key, '{"revision":9}', 2, "{}"),
+    ]
