@@ -271,6 +271,21 @@ def test_only_numbers_that_may_be_infinite_are_read(monkeypatch):
     assert read == [1e100, 2e200]
 
 
+def test_very_many_strings_beside_a_surrogate_are_too_many_parts_at_a_glance(monkeypatch):
+    monkeypatch.setattr("broker.jsontext.without_strings", lambda text: pytest.fail("that takes long"))
+    for text in (
+        b'{"\\ud800":[%b1]}' % (b'"",' * (2 * MAX_PARTS + 9)),
+        b'{"\\ud800":1%b}' % (b',"":""' * (MAX_PARTS + 9)),
+    ):
+        with pytest.raises(Invalid):
+            members(text)
+
+
+def test_commas_and_quotation_marks_in_strings_are_no_parts():
+    text = b'{"\\ud800":1,"b":"%b"}' % (b'\\",' * (MAX_PARTS + 9))
+    assert list(members(text)) == ["\ud800", "b"]
+
+
 def test_more_numbers_near_the_end_of_doubles_than_can_be_read_in_time_overflow():
     assert not overflows(b"[1" + b",1e308" * MAX_SUSPECTS + b"]")
     assert overflows(b"[1" + b",1e308" * (MAX_SUSPECTS + 1) + b"]")
