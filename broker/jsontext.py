@@ -41,8 +41,8 @@ _raw = msgspec.json.Decoder(Raw)
 _blank = re.compile(r"[ \t\n\r]*").match
 _LONE = re.compile("[\ud800-\udfff]").search
 
-#: Returns a match where *text* may hold a number that :func:`overflows`: to be infinite takes an exponent of three
-#: digits, or hundreds of digits.
+#: Returns a match where the short *text* may hold a number that :func:`overflows`: to be infinite takes an exponent of
+#: three digits, or hundreds of digits.  A text of ``MIN_SUSPECT`` bytes or more is better asked about at once.
 may_overflow = re.compile(rb"[0-9]{3}").search
 
 # To see that a text has no such number costs 0.1 us: a literal first byte makes the search a memchr.  So a long text
@@ -93,6 +93,8 @@ def members(data: bytes, *, numbers: bool = False) -> dict[str, Raw]:
     except RecursionError:
         raise Invalid("nesting") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
+        if b"\\ud" not in data and b"\\uD" not in data:
+            raise Invalid("object") from None
         return dict(_scanned(data, "{", "}"))  # perhaps for a lone surrogate, which msgspec refuses anywhere
     if numbers and overflows(data):
         raise Invalid("number")

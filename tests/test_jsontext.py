@@ -309,3 +309,10 @@ def test_parts_beyond_those_that_can_be_decoded_in_time_are_refused_behind_a_lon
     assert len(members(b'{"\\ud800":[' + b",".join(few) + b"]}")) == len(members(commas)) == 1
     with pytest.raises(Invalid):
         members(b'{"\\ud800":[' + b",".join(many) + b"]}")
+
+
+def test_what_is_no_object_is_not_scanned_for_lone_surrogates_without_any(monkeypatch):
+    monkeypatch.setattr("broker.jsontext._scanned", None)
+    with pytest.raises(Invalid) as caught:
+        members(b"{" + b'"a":1,' * 1000)
+    assert caught.value.what == "object"

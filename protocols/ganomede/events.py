@@ -13,7 +13,7 @@ from broker.access.admission import HeldRefusals
 from broker.core.bounded import BoundedDict
 from broker.errors import BrokerError, Unavailable
 from broker.interfaces import Coro, IPeer
-from broker.jsontext import may_overflow, overflows
+from broker.jsontext import MIN_SUSPECT, may_overflow, overflows
 from broker.messages import MAX_TIME, Event, HttpRequest, Response
 from protocols.ganomede.answers import NOTHING, Refusal, failed, failure, invalid, quote
 from protocols.ganomede.requests import Bodies, channel_of, name_of, read_query, whole_number
@@ -71,7 +71,8 @@ class Events:
             body = None
         else:
             body = bytes(data)
-            if body[:1] not in (b"{", b"[") or (may_overflow(body) and overflows(body)):
+            suspect = len(body) >= MIN_SUSPECT or may_overflow(body)
+            if body[:1] not in (b"{", b"[") or (suspect and overflows(body)):
                 raise invalid("Invalid data")
         event = await peer.post(channel, said.type, body, client=said.clientId, author=said.source)
         return Response(200, event.render(encode))
