@@ -27,7 +27,7 @@ from broker.messages import Event, decode_text, encode_text
 from broker.patterns import LOG_PREFIX
 from broker.redis import RedisAddress
 from broker.redis.batcher import RECONNECT_ERRORS, RECONNECT_TIMEOUT, Batcher, Operation
-from broker.redis.connection import Connection, ResponseError
+from broker.redis.connection import Connection, ResponseError, refusal_text
 from broker.redis.event_codec import encode_message
 from broker.redis.form import check_form
 from broker.redis.rights import Rights
@@ -337,7 +337,7 @@ class RedisBus(Service):
         except ResponseError as error:
             if any(word in str(error) for word in RECONNECT_ERRORS):
                 raise
-            log.warn("Redis does not renew the lease: {error}", error=str(error))  # it is full, perhaps
+            log.warn("Redis does not renew the lease: {error}", error=refusal_text(error))  # it is full, perhaps
 
     def _opened(self) -> None:
         if self._first_renewal is not None:

@@ -114,8 +114,8 @@ class Lease:
         """Note that this node has no lease; idempotent."""
         if self._number:
             log.warn(
-                "this node has lost its lease {number}: it was frozen, or could not renew it at Redis; calls to other "
-                "nodes are refused until it has one again",
+                "this node has lost its lease {number}: it was frozen, could not renew it at Redis, or Redis has lost "
+                "it; calls to other nodes are refused until it has one again",
                 number=self._number,
             )
             self._number = 0
@@ -187,7 +187,7 @@ class Lease:
                 self._departed(address)
             elif old.generation and new.generation != old.generation:
                 self._departed(address)
-        for address in found.keys() - before.keys():
+        for address in sorted(found.keys() - before.keys()):
             log.info("node {other} is there", other=name_of(address))
             if found[address].number == self._ended.get(address):
                 del self._ended[address]  # data that were lost came back, and with them a lease that had not ended
