@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import socket
 import time
 from contextlib import suppress
@@ -59,6 +60,7 @@ def watch_health(port: int, pid: int, stop: Event, worst: SynchronizedArray[floa
 
 def run_attack(name: str, port: int, end: float) -> None:
     pin(LOAD_CORE)
+    os.nice(10)  # who asks for /health, on the same core, must not wait for the attack itself
     socket.setdefaulttimeout(TIMEOUT)
     with suppress(OSError, EOFError):
         ATTACKS[name](Target(port, end))
