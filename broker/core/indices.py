@@ -34,6 +34,7 @@ ROWS = "index/"  # the logs of rows begin with it
 KNOWN_TAILS = 10_000  # logs of rows whose last row a node remembers
 MAX_READERS = 10_000  # of one index, that wait
 LOGS_PER_STEP = 500  # looked at, or trimmed, before the reactor gets to other work
+ROWS_PER_READ = 256  # of one value, before the reactor gets to other work
 EVENTS_PER_READ = 64  # events that are indexed before the position is stored
 BYTES_PER_READ = 1 << 20  # of their bodies
 
@@ -188,14 +189,17 @@ class Indices:
 
     async def _ids(self, log: str) -> list[int]:
         """Return the ids of the last events whose rows *log* has, the latest first."""
-        refs = await self._store.latest(log, self._limit)
-        found = {id_of(ref.body or b"") for ref in refs}
-        complete = len(refs) < self._limit
-        # There may be several rows of an event that were written by a version before this.
-        while not complete and len(found) < self._limit:
-            refs = await read_before(self._store, log, refs[0].id, STEP)
-            found.update(id_of(ref.body or b"") for ref in refs)
-            complete = not refs
+        found: set[int] = set()  # there may be several rows of an event that were written by a version before this
+        step = min(ROWS_PER_READ, self._limit)
+        end = self._slices.deadline()
+        refs = await self._store.latest(log, step)
+        complete = len(refs) < step
+        while refs:
+            found.update([id_of(ref.body or b"") for ref in refs])
+            if complete or len(found) >= self._limit:
+                break
+            end = await self._slices.checked(end)
+            refs = await read_before(self._store, log, refs[0].id, step)
         return sorted(found - {0}, reverse=True)[: self._limit]
 
     async def _advance(self, id: str, topic: str, field: str, extract: Extract) -> None:

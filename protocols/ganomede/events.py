@@ -171,7 +171,10 @@ class Events:
         while True:
             after, last = events[-1].id, self._is_last(events, limit)
             limit, left = limit - len(events), left - _bytes_of(events)
-            yield before + _joined(events)
+            page = before + _joined(events)
+            events.clear()
+            yield page
+            del page
             if last or left <= 0:
                 break
             events = await peer.read(channel, after, limit, max_bytes=left, page_bytes=self._page_bytes)
@@ -260,16 +263,9 @@ def encode(event: Event) -> bytes:
     return b'{"id":%d,"timestamp":%d,"type":%b,"from":%b,"data":%b}' % (*head, event.body)
 
 
-def listed(events: list[Event]) -> bytes:
-    """Return *events* as a JSON array."""
-    return b"[%b]" % b",".join([event.render(encode) for event in events])
-
-
 def _joined(events: list[Event]) -> bytes:
-    """Return *events* as the items of an array, and forget them."""
-    page = b",".join([event.render(encode) for event in events])
-    events.clear()
-    return page
+    """Return *events* as the items of a JSON array."""
+    return b",".join([event.render(encode) for event in events])
 
 
 def _bytes_of(events: list[Event]) -> int:
@@ -277,7 +273,7 @@ def _bytes_of(events: list[Event]) -> int:
 
 
 def _listed(events: list[Event]) -> Response:
-    return Response(200, listed(events)) if events else NOTHING
+    return Response(200, b"[%b]" % _joined(events)) if events else NOTHING
 
 
 def _alone(event: Event) -> Response:

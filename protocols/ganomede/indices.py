@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from broker.core.slices import Slices, slices_of
 from broker.interfaces import IPeer
 from broker.messages import Event, HttpRequest, Response
 from broker.remembered import remembered
 from protocols.ganomede.answers import Refusal, invalid, missing, quote
-from protocols.ganomede.events import authenticate, listed
+from protocols.ganomede.events import authenticate, encode
 from protocols.ganomede.requests import Bodies, channel_of, name_of, read_query, unquote, whole_number
 
 if TYPE_CHECKING:
@@ -72,9 +73,19 @@ class Indices:
             quote(rows.id),
             quote(rows.field),
             quote(rows.value),
-            listed(rows.events),
+            await _listed(rows.events, slices_of(peer.clock)),
         )
         return Response(200, body)
+
+
+async def _listed(events: list[Event], slices: Slices) -> bytes:
+    """Return *events* as a JSON array; of thousands in slices."""
+    items: list[bytes] = []
+    end = slices.deadline()
+    for event in events:
+        end = await slices.checked(end)
+        items.append(event.render(encode))
+    return b"[%b]" % b",".join(items)
 
 
 def text_at(event: Event, field: str) -> str | None:

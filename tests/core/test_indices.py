@@ -277,3 +277,30 @@ def test_an_index_is_brought_up_to_date_and_read_in_slices(shelf):
     assert shelf.looked_at == [1, 2, 3, 4]
     assert [event.id for event in value_of(reading).events] == [3, 1]
     assert slices_of(clock).pauses >= 3
+
+
+def test_many_rows_are_read_a_part_at_a_time(shelf, monkeypatch):
+    monkeypatch.setattr(indices, "ROWS_PER_READ", 2)
+    shelf.post(*"aaabaaa")
+    assert shelf.ids("a") == [7, 6, 5, 3, 2, 1]
+    read, latest, clock = shelf.store.read, shelf.store.latest, shelf.clock
+    numbers = []
+
+    def slowly(operation):
+        def run(log, *arguments):
+            if log.startswith(ROWS):
+                numbers.append(arguments[-1] if operation == latest else arguments[1])
+                clock.rightNow += SLICE
+            return operation(log, *arguments)
+
+        return run
+
+    monkeypatch.setattr(shelf.store, "latest", slowly(latest))
+    monkeypatch.setattr(shelf.store, "read", slowly(read))
+    pauses = slices_of(clock).pauses
+    reading = shelf.start("a")
+    assert numbers == [2]
+    clock.pump([0] * 5)
+    assert [event.id for event in value_of(reading).events] == [7, 6, 5, 3, 2, 1]
+    assert numbers == [2, 2, 2, 2]  # the last of which finds nothing
+    assert slices_of(clock).pauses >= pauses + 3

@@ -7,7 +7,10 @@ import json
 import pytest
 
 from broker.access.principals import Access
+from broker.core.slices import SLICE, slices_of
 from broker.messages import Event
+from broker.testing import value_of
+from protocols.ganomede import indices as ganomede_indices
 from protocols.ganomede.indices import MAX_PARTS, MAX_PLACE, MAX_VALUE, path_of, text_at
 from tests.protocols.ganomede_api import SECRET, Api, error
 
@@ -201,3 +204,19 @@ def test_a_text_nobody_can_ask_for_is_not_indexed():
 def test_paths():
     assert path_of("data.deep.a[0].b") == ("data", "deep", "a", "0", "b")
     assert path_of("") == ("",)
+
+
+def test_many_rows_are_rendered_in_slices(api, monkeypatch):
+    create(api)
+    for _ in range(4):
+        api.post("users", data={"username": "alice"})
+
+    def slowly(event):
+        api.clock.rightNow += SLICE
+        return b"%d" % event.id
+
+    monkeypatch.setattr(ganomede_indices, "encode", slowly)
+    answer = api.start("GET", f"{INDICES}/by-user/alice?secret=1234")
+    api.clock.pump([0] * 5)
+    assert slices_of(api.clock).pauses >= 3
+    assert value_of(answer).body.endswith(b'"rows":[4,3,2,1]}')
