@@ -31,6 +31,7 @@ from broker.web.net.transport import FrameTransport, Outbox
 log = Logger()
 
 SLICE = 0.002  # seconds of one iteration in which connections begin
+SHORT_SLICE = 0.001  # the same for silent ones, while more come than can be accepted; and in which some are closed
 ACCEPTING = 0.01  # seconds of one iteration in which they are accepted
 LAST = 0.2  # seconds in which those begin that wait when the port closes
 # Connections of a kind that wait to begin.  After a restart thousands of clients are back at once, some of which try
@@ -89,6 +90,7 @@ class Queue:
 
     Attributes:
         probes: those that ask for the health of the daemon.
+        said: those that have sent something else.
         ended: those that are to be closed.
         dropped: how many were, since too many waited.
     """
@@ -97,17 +99,17 @@ class Queue:
         self.probes = FairQueue()
         self.ended: deque[socket.socket] = deque()
         self.dropped = 0
-        self._said = FairQueue()
+        self.said = FairQueue()
         self._silent = FairQueue()
         self._poll = select.poll()  # of the silent
 
     def __len__(self) -> int:
-        return len(self.probes) + len(self._said) + len(self._silent) + len(self.ended)
+        return len(self.probes) + len(self.said) + len(self._silent) + len(self.ended)
 
     def __iter__(self) -> Iterator[Arrival]:
         """Return those that wait, but for probes, in the order in which they may begin; each is removed."""
-        while self._said:
-            yield self._said.popleft()
+        while self.said:
+            yield self.said.popleft()
         while self._silent:
             arrival = self._silent.popleft()
             self._poll.unregister(arrival[0])
@@ -122,7 +124,7 @@ class Queue:
             if dropped is not None:
                 self._poll.unregister(dropped[0])
         elif begin:
-            dropped = (self.probes if is_probe(begin) else self._said).add(arrival)
+            dropped = (self.probes if is_probe(begin) else self.said).add(arrival)
         else:
             self._end(arrival)
             return
@@ -173,6 +175,7 @@ class FramePort(tcp.Port):
         self._slices = slices_of(self.reactor)
         self._waiting = Queue()
         self._call: IDelayedCall | None = None  # while some wait
+        self._crowded = False  # whether there was no time to accept all that had come
 
     @property
     def waiting(self) -> int:
@@ -183,8 +186,10 @@ class FramePort(tcp.Port):
         """Accept whoever has come, and begin as many connections as there is time for."""
         queued, now = self._call is not None, self.now()
         end, last = now + SLICE, now + ACCEPTING
+        self._crowded = False
         for _ in range(self.max_accepts):
             if now >= last:
+                self._crowded = True
                 break
             try:
                 arrival = self.socket.accept()
@@ -200,7 +205,7 @@ class FramePort(tcp.Port):
                 queued = True
             now = self.now()
         if queued:
-            self._begin_probes(last)
+            self._begin_probes(now + SLICE)
             self._schedule()
 
     def connectionLost(self, reason: Any) -> None:
@@ -223,22 +228,25 @@ class FramePort(tcp.Port):
             self._call = self._clock.callLater(0, self._go_on)
 
     def _begin_probes(self, end: float) -> None:
-        """Begin the probes that wait, until *end*."""
+        """Begin the probes that wait, until *end*, and send their answers at once."""
         probes = self._waiting.probes
         while probes and self.now() < end:
-            self._begin(*probes.popleft())
+            begun = self._begin(*probes.popleft())
+            if begun is not None:
+                begun.flush_frames()
 
     def _go_on(self) -> None:
         """Begin as many of those that wait as there is time for."""
         self._call = None
         waiting, slices, now = self._waiting, self._slices, self.now
         waiting.look()
-        end, ended = now() + SLICE, waiting.ended
+        end, ended = now() + SHORT_SLICE, waiting.ended
         while ended and now() < end:
             ended.popleft().close()
         slices.begin()  # for what they have sent already
         self._begin_probes(now() + SLICE)
-        end = now() + SLICE  # however many probes there are
+        # However many probes there are.
+        end = now() + (SHORT_SLICE if self._crowded and not waiting.said else SLICE)
         for arrival in waiting:
             self._begin(*arrival)
             if now() >= end:
@@ -253,8 +261,8 @@ class FramePort(tcp.Port):
             waiting.dropped = 0
         self._schedule()
 
-    def _begin(self, connection: socket.socket, address: Any) -> None:
-        """Let the protocol of *connection* begin, with what was sent already."""
+    def _begin(self, connection: socket.socket, address: Any) -> FrameTransport | None:
+        """Let the protocol of *connection* begin, with what was sent already; return its transport, or None."""
         transport: FrameTransport | None = None
         try:
             if len(address) == 4:  # of IPv6: with the scope, as Twisted does
@@ -264,7 +272,7 @@ class FramePort(tcp.Port):
             protocol = factory.buildProtocol(self._buildAddr(address))
             if protocol is None:
                 connection.close()
-                return
+                return None
             number = self.sessionno
             self.sessionno = number + 1
             transport = self.transport(connection, protocol, address, self, number, self.reactor)
@@ -276,3 +284,5 @@ class FramePort(tcp.Port):
                 connection.close()
             else:  # the reactor has to forget its descriptor, which the next one gets
                 callWithLogger(transport, transport.connectionLost, Failure())
+            return None
+        return transport

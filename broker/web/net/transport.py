@@ -60,6 +60,8 @@ READ_BYTES = 65536  # bytes asked for in one recv
 FLUSH_BYTES = 65536  # bytes collected before they are sent without waiting for the outbox
 FEW_SENDS = 1000  # connections that are flushed before the first look at the time: an event for as many goes at once
 CHECKED_SENDS = 16  # and between two looks
+CLOSING = 0.002  # seconds in which connections are closed after a flush, of those with an answer and of the others
+CHECKED_CLOSES = 4  # so many are closed between two looks at the time
 MAX_FLUSHED = 4 << 20  # bytes of long frames sent in one iteration
 MAX_KEPT = 4 << 20  # bytes of different long frames that wait for a later one
 
@@ -276,6 +278,7 @@ class Outbox:
     """
 
     __slots__ = (
+        "_answered",
         "_clock",
         "_closing",
         "_kept",
@@ -299,7 +302,8 @@ class Outbox:
         self._long: deque[FrameTransport] = deque()  # whose long frames are sent in a later iteration
         self._kept: dict[int, bytes] = {}  # long frames that wait, or have waited since none did
         self._kept_bytes = 0
-        self._closing: deque[FrameTransport] = deque()
+        self._answered: deque[FrameTransport] = deque()  # to be closed, when their clients have been told something
+        self._closing: deque[FrameTransport] = deque()  # the same, of others, for whose end nobody waits
         self._scheduled: IDelayedCall | None = None
         self.busy = False
         self.flushed = 0
@@ -338,9 +342,11 @@ class Outbox:
         end = self._flush_new()
         if self._late:
             self._flush_late(end)
+        if self._answered:
+            self._close(self._answered)
         if self._closing:
-            self._close()
-        if self._long or self._late or self._senders or self._closing:
+            self._close(self._closing)
+        if self._long or self._late or self._senders or self._answered or self._closing:
             self._schedule()
         if self._kept and not self._long:
             self._kept.clear()
@@ -396,10 +402,10 @@ class Outbox:
         while long and self.flushed < MAX_FLUSHED:
             self._flush_one(long.popleft())
 
-    def _close(self) -> None:
-        """Close those that are to be closed, as many as there is time for."""
-        closing, now = self._closing, self._slices.now
-        end = now() + SLICE
+    def _close(self, closing: deque[FrameTransport]) -> None:
+        """Close those of *closing*, as many as there is time for."""
+        now = self._slices.now
+        end = now() + CLOSING
         for number in range(1, len(closing) + 1):
             sender = closing.popleft()
             try:
@@ -407,12 +413,15 @@ class Outbox:
             except Exception:
                 log.failure("closing a connection failed")
                 sender.abortConnection()
-            if not number % CHECKED_SENDS and now() >= end:
+            if not number % CHECKED_CLOSES and now() >= end:
                 break
 
     def close_soon(self, sender: FrameTransport) -> None:
-        """Have *sender* closed after the next flush."""
-        self._closing.append(sender)
+        """Have *sender* closed after the next flush.
+
+        A client that has been told something may wait for the end of it: it does not wait for those that are dropped.
+        """
+        (self._answered if sender._tempDataLen else self._closing).append(sender)
         if not self.busy:
             self._schedule()
 

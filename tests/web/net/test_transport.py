@@ -23,7 +23,7 @@ from broker.core.memory import Memory
 from broker.core.slices import slices_of
 from broker.web.net import transport as of_transports
 from broker.web.net.sockets import hand_over, peer_is_gone, unacknowledged_bytes, writer_for
-from broker.web.net.transport import CHECKED_SENDS, FLUSH_BYTES, FrameTransport
+from broker.web.net.transport import CHECKED_CLOSES, CHECKED_SENDS, FLUSH_BYTES, FrameTransport
 from tests.support.logs import failures_of
 from tests.web.net.kernel import Machine, Peer, Socket
 
@@ -197,7 +197,7 @@ def test_what_was_sent_before_loseconnection_arrives_before_the_end() -> None:
 
 def test_connections_that_are_closed_at_once_end_in_slices() -> None:
     machine = Machine()
-    transports = [machine.connect()[0] for _ in range(3 * CHECKED_SENDS)]
+    transports = [machine.connect()[0] for _ in range(3 * CHECKED_CLOSES)]
     machine.outbox._slices.now = ticks().__next__  # each slice is over when the time is looked at
     machine.outbox.busy = True
     for transport in transports:
@@ -205,10 +205,27 @@ def test_connections_that_are_closed_at_once_end_in_slices() -> None:
     machine.outbox.busy = False
     for done in (1, 2, 3):
         machine.outbox.flush()
-        assert [bool(transport.connected) for transport in transports].count(False) == done * CHECKED_SENDS
+        assert [bool(transport.connected) for transport in transports].count(False) == done * CHECKED_CLOSES
         assert machine.reactor.getDelayedCalls()
     machine.reactor.advance(0)
     assert machine.reactor.getDelayedCalls() == []
+
+
+def test_who_is_answered_is_closed_before_those_that_are_dropped() -> None:
+    machine = Machine()
+    dropped = [machine.connect()[0] for _ in range(2 * CHECKED_CLOSES)]
+    machine.outbox._slices.now = ticks().__next__
+    machine.outbox.busy = True
+    for transport in dropped:
+        transport.loseConnection()
+    answered, sock, _ = machine.connect()
+    answered.send_frame(b"a")
+    answered.loseConnection()
+    machine.outbox.busy = False
+    machine.outbox.flush()
+    assert not answered.connected
+    assert sock.sent == b"a"
+    assert [bool(transport.connected) for transport in dropped].count(False) == CHECKED_CLOSES
 
 
 def test_what_is_sent_in_the_chunk_that_closes_arrives() -> None:
