@@ -173,11 +173,14 @@ def check_events(run: Run) -> None:
     acknowledged: defaultdict[str, dict[int, tuple[bytes, float]]] = defaultdict(dict)
     for topic, theirs, id, body, began in history.acknowledged:
         if theirs == epoch:
-            acknowledged[topic][id] = (body, began)
+            if not history.is_lost((topic, epoch, id), body):
+                acknowledged[topic][id] = (body, began)
         elif not run.lost_data:
             world.violate("an epoch has ended without reason", f"{topic} {id}")
     for client in connected(run):
         for topic, reader in client.readers.items():
+            if reader.is_astray():
+                continue
             missing = [id for id in acknowledged[topic] if reader.epoch == epoch and id > reader.after]
             if missing or (acknowledged[topic] and reader.epoch != epoch):
                 world.violate(

@@ -143,10 +143,22 @@ class History:
         if known != body and self._noticeable(place):
             self.world.violate("an id was given twice", f"{place}: {known!r} and {body!r}")
         elif known != body:
-            self._lost.add((place, known))
+            self._note_loss(place, known)
             self.appended[place] = body
             self._witnesses[place].clear()
         self._witnesses[place].add(node)
+
+    def _note_loss(self, place: Place, known: bytes) -> None:
+        """Note that *known*, and what was acknowledged behind it, is not there any more, which nobody can notice."""
+        topic, epoch, first = place
+        self._lost.add((place, known))
+        for *theirs, id, body, began in self.acknowledged:
+            if theirs == [topic, epoch] and id > first and began < self._server.lost_at:
+                self._lost.add(((topic, epoch, id), body))
+
+    def is_lost(self, place: Place, body: bytes) -> bool:
+        """Return whether *body* was there, and was lost when nobody who knew it was left to notice."""
+        return (place, body) in self._lost
 
     def _noticeable(self, place: Place) -> bool:
         """Return whether the loss of what was there had to be noticed: a node that knew it has come since."""
@@ -233,6 +245,11 @@ class Reader:
                     await peer.move_cursor(self.client.name, self.topic, self.after)
             except BrokerError:
                 await deferLater(node.clock, RETRY)  # type: ignore[arg-type]
+
+    def is_astray(self) -> bool:
+        """Return whether it has read what was lost when nobody who knew it was left: its cursor is of other events."""
+        places = enumerate(self.bodies, self.after - len(self.bodies) + 1)
+        return any(self.client.history.is_lost((self.topic, self.epoch, id), body) for id, body in places)
 
     def _begin_again(self, epoch: str) -> None:
         self.epoch, self.after = epoch, 0

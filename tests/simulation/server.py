@@ -28,11 +28,13 @@ class Server:
         up: whether it runs.
         hung: whether it does nothing for now.
         has_lost: whether it was ever started with other data than it had.
+        lost_at: when it last was.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.up, self.hung, self.has_lost = True, False, False
+        self.lost_at = 0.0
         self.links: dict[Link, None] = {}
         self.all_links: list[Link] = []
         self._waiting: list[tuple[Link, tuple[bytes, ...]]] = []
@@ -177,7 +179,7 @@ class Server:
         self.runs += 1
         if data is not None:
             self.data.replace(data)
-            self.has_lost = True
+            self.has_lost, self.lost_at = True, self.world.now
 
 
 def _times(link: Link, channel: bytes) -> int:
