@@ -18,6 +18,10 @@ log = Logger()
 
 M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # of <malloc.h>
 OWN_PAGES = 1 << 17  # bytes
+# Thresholds of the garbage collector.  The youngest generation is collected when 10,000 more objects were made than have
+# gone: that takes a few milliseconds.  The next takes the longer the more is under way: it waits for 300 of those, and
+# all wait for 30 of these.  ``MemoryTrimmer`` collects whenever there is time.
+COLLECTIONS = (10_000, 300, 30)
 # Open files besides connections: the store, the log, Redis, libraries, and those who ask for pages over the limit.
 OTHER_FILES = 264
 
@@ -75,7 +79,7 @@ def tune_garbage_collector() -> None:
         ctypes.CDLL(None).malloc_trim(0)
         arenas.begin()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(*COLLECTIONS)
 
 
 def tune_allocator() -> None:
