@@ -25,6 +25,8 @@ log = Logger()
 
 LIMIT = 100  # events of one answer, where the request does not say
 MAX_LIMIT = 1000
+TOLD = "It is told to begin anew"
+NOT_TOLD = "It gets nothing up to that id, also when it is started anew, before it asks with a lower after, such as 0"
 MAX_BYTES = 1 << 23  # bytes of the data in one answer at most, unless a single event has more
 PAGE_BYTES = 1 << 17  # bytes of it that are read and sent at once, and one event more
 MAX_HELD = 1000  # error answers that are held back at once; more are sent at once
@@ -111,7 +113,8 @@ class Events:
             return await self._read(peer, client, channel, limit, query.get("after"))
         # Not known to the shipped client: "epoch=" asks for it, and whoever shows one of the past gets 410.
         began = await peer.present_epoch(epoch or None)
-        if epoch and epoch != began:
+        after = whole_number(query.get("after") or "")
+        if epoch and (epoch != began or (after and await self._is_beyond(peer, client, channel, after, told=True))):
             raise _gone(peer)
         response = await self._read(peer, client, channel, limit, query.get("after"))
         if peer.epoch != began:
@@ -139,7 +142,7 @@ class Events:
             peer.hold(_bytes_of(events))  # until the client can be sent something
             return Response(200, self._pages(peer, channel, events, limit))
         if after:
-            await self._log_lost_cursor(peer, client, channel, after)
+            await self._is_beyond(peer, client, channel, after)
         return NOTHING
 
     def _wait(self, peer: IPeer, channel: str, after: int, limit: int, client: str = "") -> Coro[list[Event]]:
@@ -196,23 +199,29 @@ class Events:
         if self._error_delay > 0:
             await self._held.hold(peer.address, lambda: peer.pause(self._error_delay))
 
-    async def _log_lost_cursor(self, peer: IPeer, client: str, channel: str, after: int) -> None:
-        """Log, once, that *client* has ids which *channel* has not reached: a store that was wiped."""
+    async def _is_beyond(self, peer: IPeer, client: str, channel: str, after: int, *, told: bool = False) -> bool:
+        """Return whether *client* has ids which *channel* has not reached, and log it once: a store that was wiped.
+
+        Whoever shows the epoch is *told* so: these ids were lost when nobody was left to notice.
+        """
         try:
             newest = await peer.head(channel)
         except BrokerError:
-            return  # it stands in the log already; the poll itself went well
-        if after <= newest or (client, channel) in self._logged:
-            return
-        self._logged[client, channel] = None
-        log.warn(
-            "client {client} has events of {channel} up to {after}, but the newest is {newest}: was the store wiped? "
-            "It gets nothing up to that id, also when it is started anew, before it asks with a lower after, such as 0",
-            client=client,
-            channel=channel,
-            after=after,
-            newest=newest,
-        )
+            return False  # it stands in the log already; the poll itself goes well
+        if after <= newest:
+            return False
+        if (client, channel) not in self._logged:
+            self._logged[client, channel] = None
+            log.warn(
+                "client {client} has events of {channel} up to {after}, but the newest is {newest}: was the store "
+                "wiped? {then}",
+                client=client,
+                channel=channel,
+                after=after,
+                newest=newest,
+                then=TOLD if told else NOT_TOLD,
+            )
+        return True
 
 
 def _gone(peer: IPeer) -> Refusal:

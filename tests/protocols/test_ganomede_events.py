@@ -361,7 +361,7 @@ def test_a_cursor_beyond_the_end_is_logged_once(api, logged):
 def test_a_client_beyond_the_end_gets_everything_once_it_has_asked_from_0(api, logged):
     fill(api, 3)
     assert api.ids(after=100) == api.ids() == []
-    assert "before it asks with a lower after, such as 0" in warnings(logged)[0]["log_format"]
+    assert "before it asks with a lower after, such as 0" in warnings(logged)[0]["then"]
     assert api.ids(after=0, limit=1) == [1]
     assert api.ids() == [1, 2, 3]
 
@@ -439,6 +439,16 @@ def test_whoever_shows_the_epoch_is_told_that_the_store_was_wiped(api):
     refused = api.ask("GET", api.target(clientId="c", channel="ch", after=1, epoch="of the past"))
     assert (refused.status, json.loads(refused.body)["code"]) == (410, "Gone")
     assert refused.headers == answer.headers
+
+
+def test_whoever_shows_the_epoch_is_told_of_ids_that_were_lost_when_nobody_noticed(api, logged):
+    api.post()
+    epoch = api.broker.store.epoch
+    refused = api.ask("GET", api.target(clientId="c", channel="ch", after=2, epoch=epoch))
+    assert (refused.status, refused.headers) == (410, (("X-Epoch", epoch),))
+    assert not api.poll(after=1, epoch=epoch).called
+    assert [event["then"] for event in logged if "then" in event] == ["It is told to begin anew"]
+    assert json.loads(value_of(api.poll(after=0, epoch=epoch)).body)[0]["id"] == 1
 
 
 def test_a_poll_that_waits_when_the_epoch_ends_is_told(api):
