@@ -70,16 +70,25 @@ class Unauthenticated(BrokerError):
     """Credentials are missing or wrong.
 
     ``guessed`` is false for one that was issued to somebody, and is not good now: it has
-    expired, say, or was revoked.
+    expired, say, or was revoked.  ``reason`` is why, for operators and for dialects that say
+    so; the original clients of the others know one text for all of it.
     """
 
     code = "UNAUTHENTICATED"
 
     def __init__(
-        self, what: str = "", name: str = "", *, message: str = "", data: bytes | None = None, guessed: bool = True
+        self,
+        what: str = "",
+        name: str = "",
+        *,
+        message: str = "",
+        data: bytes | None = None,
+        guessed: bool = True,
+        reason: str = "",
     ) -> None:
         super().__init__(what, name, message=message, data=data)
         self.guessed = guessed
+        self.reason = message or reason
 
 
 class Denied(BrokerError):

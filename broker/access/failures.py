@@ -62,14 +62,21 @@ class AuthFailures:
             raise RateLimited("limit", "auth", retry_after=left)
 
     def count(
-        self, dialect: str, address: str, setting: str, principal: str = "anonymous", *, guessed: bool = True
+        self,
+        dialect: str,
+        address: str,
+        setting: str,
+        principal: str = "anonymous",
+        *,
+        guessed: bool = True,
+        why: str = "",
     ) -> None:
         """Count and log a wrong credential of *address*.
 
         One that was not *guessed* is only logged: it is missing or was good once, or there is none that would be right.
-        *setting* is what the operator could change.
+        *setting* is what the operator could change, and *why* what is wrong with a token that was issued to somebody.
         """
-        note = "" if guessed or setting == MISSING else NO_GUESS
+        note = "" if guessed or setting == MISSING else f"{NO_GUESS}: {why}" if why else NO_GUESS
         self._refusals.add(dialect, address, principal, "identify", "UNAUTHENTICATED", setting, note=note)
         if self._limit and address and guessed:
             self._of(network_of(address)).number += 1

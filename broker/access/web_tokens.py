@@ -20,6 +20,13 @@ MAX_NAME = 128  # characters of a ``sub``
 SHOWN = ("userId", "profileId", "role", "scopes")  # claims that a client may be told
 # What is not judged: ``iat`` says nothing of whether a token is good, and ``sub`` and ``jti`` may be of any type.
 OPTIONS: Any = {"require": ["exp"], "verify_iat": False, "verify_sub": False, "verify_jti": False}
+# What PyJWT may find wrong with a token whose signature is right: its issuer has made it, and it is no guess.
+NOT_GOOD = {
+    "ExpiredSignatureError": "The token has expired",
+    "ImmatureSignatureError": 'The token is not good yet, as its claim "nbf" says',
+    "InvalidAudienceError": 'The claim "aud" of the token is not what TXBROKER_JWT_AUDIENCE says',
+    "InvalidIssuerError": 'The claim "iss" of the token is not what TXBROKER_JWT_ISSUER says',
+}
 CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512", "secp256k1": "ES256K"}
 
 
@@ -97,12 +104,12 @@ class WebTokens:
                     options=OPTIONS,
                 )
                 return self._said(claims, key)
-            except jwt.ExpiredSignatureError:  # which is noticed behind a signature that is right
-                wrong = Unauthenticated("token", guessed=False)
             except jwt.MissingRequiredClaimError as error:
                 wrong = Unauthenticated("token", message=f'The token has no claim "{error.claim}"', guessed=False)
-            except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
-                continue  # whatever else is wrong with it: a number that is none, text that can not be read …
+            except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
+                # Whatever else is wrong with it: a number that is none, text that can not be read …
+                if (reason := NOT_GOOD.get(type(error).__name__)) is not None:
+                    wrong = Unauthenticated("token", guessed=False, reason=reason)
         raise wrong
 
     def _candidates(self, token: bytes) -> Iterable[SigningKey]:

@@ -426,7 +426,8 @@ class Client:
         parts.metrics.auth_failures[self.dialect] += 1
         setting = setting if shown else MISSING
         guessed = bool(shown) and parts.access.configured and error.guessed
-        parts.failures.count(self.dialect, self.address, setting, self.identity.principal, guessed=guessed)
+        principal, why = self.identity.principal, error.reason
+        parts.failures.count(self.dialect, self.address, setting, principal, guessed=guessed, why=why)
 
     def admit(self, identity: Identity) -> None:
         """See ``IPeer.admit``."""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from broker.answers import milliseconds
-from broker.errors import BrokerError, CalleeFailed, Gone, NotDone, RateLimited
+from broker.errors import BrokerError, CalleeFailed, Gone, NotDone, RateLimited, Unauthenticated
 from broker.messages import Event, Response
 
 Headers = tuple[tuple[str, str], ...]
@@ -106,6 +106,8 @@ def _detail(error: BrokerError) -> str:
         return error.message  # its own
     if isinstance(error, Gone) and error.what == "epoch":
         return f"the position is of another epoch than the present one, {error.name}"
+    if isinstance(error, Unauthenticated) and error.reason:
+        return error.reason
     return error.explanation or SENTENCES.get(error.code, "{}").replace("{}", error.message)
 
 

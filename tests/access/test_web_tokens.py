@@ -98,6 +98,24 @@ def test_a_claim_that_is_missing_or_malformed_is_named():
         shown({**GOOD, "exp": None}, key="x" * 64)
 
 
+@pytest.mark.parametrize(
+    ("claims", "told"),
+    [
+        ({"exp": 1}, "The token has expired"),
+        ({"nbf": 4e9}, 'The token is not good yet, as its claim "nbf" says'),
+        ({"aud": "other"}, 'The claim "aud" of the token is not what TXBROKER_JWT_AUDIENCE says'),
+        ({"iss": "other"}, 'The claim "iss" of the token is not what TXBROKER_JWT_ISSUER says'),
+    ],
+)
+def test_what_is_wrong_with_a_token_of_our_issuer_is_known_and_is_no_guess(claims, told):
+    with pytest.raises(Unauthenticated) as refused:
+        shown(GOOD | claims)
+    assert (refused.value.reason, refused.value.guessed) == (told, False)
+    with pytest.raises(Unauthenticated) as refused:
+        shown(GOOD | claims, key="x" * 64)
+    assert (refused.value.reason, refused.value.guessed) == ("", True)
+
+
 def test_the_clock_of_the_issuer_may_differ():
     now = time.time()
     for claims in ({"exp": now - 50}, {"nbf": now + 50}, {"iat": now + 4000}, {"iat": "?"}):

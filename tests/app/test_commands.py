@@ -11,6 +11,7 @@ from unittest.mock import Mock
 from urllib.parse import parse_qsl, urlencode
 
 import click
+import jwt
 import pytest
 from twisted.internet.defer import Deferred
 
@@ -372,6 +373,21 @@ def test_a_json_web_token_is_minted_and_verified(give):
     assert minted["expires"] > found["expires"] - 60
     assert give("token", "verify", text=said[:-3])[0] == 1
     assert give("token", "verify", text="")[0] == 1
+
+
+def test_it_is_told_what_is_wrong_with_a_web_token(give):
+    environ = {"TXBROKER_JWT_SECRET": SECRET}
+    for token, told in {
+        jwt.encode({"exp": 1}, SECRET): "The token has expired",
+        jwt.encode({"exp": 4e9, "aud": "x"}, SECRET): "TXBROKER_JWT_AUDIENCE",
+        jwt.encode({"exp": 4e9}, "x" * 40): 'it says alg "HS256"; the keys are HS256',
+        jwt.encode(
+            {"exp": 4e9}, SECRET, "HS512", {"kid": "\x1b[1m"}
+        ): r'it says alg "HS512" and kid "\u001b[1m"; the keys',
+        "no.token.atall": "it is no JSON web token",
+    }.items():
+        status, said, errors = give("token", "verify", text=token, **environ)
+        assert (status, said, told in errors, token in errors) == (1, "", True, False), errors
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,12 @@ def test_who_waits_over_http_gets_401_at_the_end_of_the_token(daemon, method, pa
     assert (answer.status, json.loads(answer.body)["detail"]) == (401, "The credential has expired")
 
 
+def test_who_comes_back_over_http_is_told_that_the_token_has_expired(daemon):
+    bearer = {"Authorization": f"Bearer {daemon.token(-100)}"}
+    answer = value_of(daemon.request(http, "GET", "/v1/topics/ch", headers=bearer))
+    assert (answer.status, json.loads(answer.body)["detail"]) == (401, "The token has expired")
+
+
 @pytest.mark.parametrize("path", ["/topics/ch", "/events?topic=ch", "/keys"])
 def test_a_stream_over_http_ends_with_its_token(daemon, path):
     bearer = {"Authorization": f"Bearer {daemon.token(2)}", "Accept": "text/event-stream"}

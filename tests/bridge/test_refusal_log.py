@@ -216,7 +216,8 @@ def test_fail2ban_bans_nobody_for_a_token_that_has_expired(logged, form):
     for door in (doors.owlmeans_query, doors.thinws_frame, doors.hpkv_query, doors.ganomede_query):
         assert door(broker, EXPIRED) == doors.WRONG
     lines = [line for line in refused_lines(logged) if "identify" in line]
-    assert [line.endswith("_JWT_SECRET; not counted as a guess") for line in lines] == [True] * 4, lines
+    end = "_JWT_SECRET; not counted as a guess: The token has expired"
+    assert [line.endswith(end) for line in lines] == [True] * 4, lines
     stream = StringIO()
     for event in logged:
         LogLines(stream, "info", form, "node", Redaction())(event)

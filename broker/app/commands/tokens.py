@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,9 @@ from broker.app.commands.console import (
 )
 from broker.app.commands.durations import Duration
 from broker.errors import Unauthenticated
+
+if TYPE_CHECKING:
+    from broker.access.web_tokens import WebTokens
 
 
 @click.group(cls=Group)
@@ -103,13 +106,14 @@ def verify(file: Path | None, admin: str | None, as_json: bool, arguments: tuple
     settings = read_settings()
     from broker.access.principals import make_access
 
+    access = make_access(settings)
     try:
-        identity = make_access(settings).identify(text) if settings.secured else None
+        identity = access.identify(text) if settings.secured else None
     except Unauthenticated as error:
         if _says_who_minted(text):
             found = ask(admin, "tokens/verify", {"token": text})
         else:
-            fail(f"the token is not good: {error.explanation or 'it is not signed with a known key, or has expired'}")
+            fail(f"the token is not good: {error.reason or _mismatch(access.web_tokens, text)}")
     else:
         if identity is None:
             found = ask(admin, "tokens/verify", {"token": text})
@@ -124,6 +128,22 @@ def verify(file: Path | None, admin: str | None, as_json: bool, arguments: tuple
         show(found)
     else:
         write("\n".join(f"{name:<10} {_shown(name, value)}" for name, value in found.items()))
+
+
+def _mismatch(tokens: WebTokens, text: str) -> str:
+    """Return why *text* is signed with none of the keys of *tokens*."""
+    import jwt
+
+    if not tokens.keys:
+        return "there is no key to verify a JSON web token by: set TXBROKER_JWT_SECRET"
+    try:
+        header = jwt.get_unverified_header(text)
+    except (jwt.PyJWTError, ValueError, RecursionError):
+        return "it is no JSON web token"
+    known = [f"{key.algorithm} (kid {json.dumps(key.id)})" if key.id else key.algorithm for key in tokens.keys]
+    # Other programs have written the header: as JSON nothing in it reaches the terminal as it is.
+    said = " and ".join(f"{name} {json.dumps(header.get(name))}" for name in ("alg", "kid") if name in header)
+    return f"it is signed with none of the known keys: it says {said}; the keys are {', '.join(known)}"
 
 
 def _says_who_minted(text: str) -> bool:
