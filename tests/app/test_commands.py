@@ -382,7 +382,7 @@ def test_it_is_told_what_is_wrong_with_a_web_token(give):
         jwt.encode({"exp": 4e9, "aud": "x"}, SECRET): "TXBROKER_JWT_AUDIENCE",
         jwt.encode({"exp": 4e9}, "x" * 40): 'it says alg "HS256"; the keys are HS256',
         jwt.encode(
-            {"exp": 4e9}, SECRET, "HS512", {"kid": "\x1b[1m"}
+            {"exp": 4e9}, "x" * 64, "HS512", {"kid": "\x1b[1m"}
         ): r'it says alg "HS512" and kid "\u001b[1m"; the keys',
         "no.token.atall": "it is no JSON web token",
     }.items():
