@@ -16,7 +16,7 @@ def log_came(dialect: str, address: str, peer: Any) -> None:
     log.debug("{dialect}: a client came from {address}", dialect=dialect, address=address, conn=peer.id)
 
 
-def log_went(dialect: str, socket: UnadmittedSocket, peer: Any, code: int) -> None:
+def log_went(socket: UnadmittedSocket, code: int) -> None:
     """Tell that a client has gone, where it was, for how long, and how many bytes it has sent and received."""
     counted = (
         {} if socket.transferred is None else dict(zip(("bytes_in", "bytes_out"), socket.transferred, strict=True))
@@ -24,11 +24,11 @@ def log_went(dialect: str, socket: UnadmittedSocket, peer: Any, code: int) -> No
     log.info(
         "{dialect}: a client of {address} went after {seconds:.3f} s, with {code}"
         + (", {bytes_in} bytes in, {bytes_out} out" if counted else ""),
-        dialect=dialect,
+        dialect=socket.dialect,
         address=socket.address,
         seconds=round(socket.seconds, 3),
         code=code,
-        conn=peer.id,
-        identity=peer.client,
+        conn=socket.peer.id,
+        identity=socket.peer.client,
         **counted,
     )

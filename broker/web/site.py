@@ -419,15 +419,14 @@ class Site(Factory):
         peer = self._peer_of(dialect, request, channel)
         delay = self._late.delay(dialect)
         # One that is refused makes no room for its address: it is one too many itself.
-        socket = UnadmittedSocket(request, self._clock, inf if isinstance(peer, Response) else delay)
+        spared = inf if isinstance(peer, Response) else delay
+        socket = UnadmittedSocket(dialect.name, request, self, self._clock, spared)
         if not isinstance(peer, Response):
-            request.peer = peer
+            request.peer = socket.peer = peer
             make = partial(self._open, dialect, peer, socket)
-            closed = partial(self._closed, dialect, peer, socket)
         elif delay > 0:
             # Only the upgrader can wait with an answer.
             make = partial(self._refuse, dialect, socket)
-            closed = partial(self._refused, dialect, socket)
         else:
             return peer
         self._count_as(request.address, channel.address)
@@ -436,7 +435,7 @@ class Site(Factory):
             request,
             make,
             refuse=lambda failure: peer if isinstance(peer, Response) else self._explain(failure),
-            on_closed=closed,
+            on_closed=socket,
             rest=rest,
             subprotocol=subprotocol,
         )
@@ -511,15 +510,14 @@ class Site(Factory):
         error = failure.value
         return error_refusal(error) if isinstance(error, BrokerError) else json_refusal(500, "Internal error.")
 
-    def _refused(self, dialect: Any, socket: UnadmittedSocket, code: int, _: str) -> None:
-        self._counts.closed(dialect.name, code)
-        self.leave(socket)
-
-    def _closed(self, dialect: Any, peer: SitePeer, socket: UnadmittedSocket, code: int, _: str) -> None:
-        self._counts.closed(dialect.name, code)
-        if peer.session is not None:
-            log_went(dialect.name, socket, peer, code)
-        peer.close()
+    def closed(self, socket: UnadmittedSocket, code: int) -> None:
+        """Forget *socket*, whose connection has ended with *code*."""
+        self._counts.closed(socket.dialect, code)
+        peer = socket.peer
+        if peer is not None:
+            if peer.session is not None:
+                log_went(socket, code)
+            peer.close()
         self.leave(socket)
 
     # The end.

@@ -87,13 +87,11 @@ class RawSite(Factory):
         except Exception as error:
             self._log_failure(error, address)
             return None
-        socket = UnadmittedSocket(request, self._clock, 0.0)
+        socket = UnadmittedSocket(name, request, self, self._clock, 0.0, peer)
         self._connections.enter(socket)
         self._counts.opened(name)
         # A browser can not show a credential here: where one is needed, what a page makes it send does no harm.
-        return self._link(
-            request, partial(self._open, peer, socket), partial(self._closed, peer, socket), judged=peer.admitted
-        )
+        return self._link(request, partial(self._open, peer, socket), socket, judged=peer.admitted)
 
     async def _open(self, peer: Any, socket: UnadmittedSocket, link: RawLink) -> ISession:
         socket.began(link)
@@ -123,9 +121,11 @@ class RawSite(Factory):
             code=error.code,
         )
 
-    def _closed(self, peer: Any, socket: UnadmittedSocket, code: int, _: str) -> None:
-        self._counts.closed(self.dialect.name, code)
+    def closed(self, socket: UnadmittedSocket, code: int) -> None:
+        """Forget *socket*, whose connection has ended with *code*."""
+        peer = socket.peer
+        self._counts.closed(socket.dialect, code)
         if peer.session is not None:
-            log_went(self.dialect.name, socket, peer, code)
+            log_went(socket, code)
         peer.close()
         self._connections.leave(socket)
