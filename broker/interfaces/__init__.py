@@ -22,10 +22,11 @@ from broker.interfaces.memberships import IMembershipVerbs
 from broker.interfaces.peer import IPeer
 from broker.interfaces.sessions import IFollower, ISession, IStreamSession
 from broker.interfaces.stores import MAX_PAGE_BYTES, ISharedStore, IStore
-from broker.interfaces.topics import ITopicVerbs
+from broker.interfaces.topics import MAX_PUBLICATIONS, ITopicVerbs
 
 __all__ = [
     "MAX_PAGE_BYTES",
+    "MAX_PUBLICATIONS",
     "Coro",
     "IBus",
     "ICallVerbs",

@@ -12,6 +12,8 @@ from broker.interfaces.coroutines import Coro
 from broker.interfaces.sessions import IFollower
 from broker.messages import Event, Loss, Origin, Position, Publication
 
+MAX_PUBLICATIONS = 1000  # that are stored together
+
 
 class ITopicVerbs(Interface):
     """To publish events, and to subscribe to them."""
@@ -190,7 +192,7 @@ class ITopicVerbs(Interface):
         """
 
     def publish_all(publications: Sequence[Publication]) -> Deferred[list[Event]]:
-        """Store 1 to 1000 events, of several topics perhaps, all or none, and publish them.
+        """Store 1 to ``MAX_PUBLICATIONS`` events, of several topics perhaps, all or none, and publish them.
 
         They are visible together.  The Deferred fires with them, as those of ``publish``, when they are safe.
 

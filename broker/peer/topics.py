@@ -13,7 +13,7 @@ from broker.core.followers import Follower
 from broker.core.indices import Extract
 from broker.core.owners import CLIENT_ID, INDEX
 from broker.errors import Invalid, RateLimited, TooLarge, Unauthenticated, Unavailable
-from broker.interfaces import MAX_PAGE_BYTES
+from broker.interfaces import MAX_PAGE_BYTES, MAX_PUBLICATIONS
 from broker.jsontext import is_json_type
 from broker.messages import (
     MAX_EXPIRY,
@@ -32,7 +32,6 @@ from broker.peer.client import Client
 
 T = TypeVar("T")
 
-MAX_PUBLICATIONS = 1000  # that are stored together
 MAX_EXCLUDED = 1000  # names of one event
 NOT_STORED = "a key, or an expected head, needs an event that is stored: durable, or of a durable topic"
 FREE_TOKENS = 8  # of a pattern, on the average of all that a client may subscribe to

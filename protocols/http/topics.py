@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from broker.answers import milliseconds
-from broker.errors import Conflict, Invalid
-from broker.interfaces import MAX_PAGE_BYTES
+from broker.arrays import has_more_than
+from broker.errors import Conflict, Invalid, TooLarge
+from broker.interfaces import MAX_PAGE_BYTES, MAX_PUBLICATIONS
 from broker.messages import MAX_ID, NEW, START, Event, Origin, Page, Position, Publication, Response
 from broker.patterns import check_name
 from protocols.http.answers import Refusal, answer, etag, event_of, problem
@@ -172,7 +173,10 @@ class Topics:
 
     async def batch(self, call: Call) -> Response:
         """Store several events; answer with the position of each."""
-        drafts: list[Draft] = read_json(list[Draft], json_body(call.request))
+        body = json_body(call.request)
+        if has_more_than(body, MAX_PUBLICATIONS):  # a hundred thousand would be decoded first
+            raise TooLarge("events", message=f"there are more than {MAX_PUBLICATIONS} events")
+        drafts: list[Draft] = read_json(list[Draft], body)
         shown = call.header("idempotency-key")
         keys = [draft.key or (shown and f"{shown}/{index}") for index, draft in enumerate(drafts)]
         if shown:

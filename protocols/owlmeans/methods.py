@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 import msgspec
 
+from broker.arrays import first_items, has_more_than
 from broker.errors import Invalid, NotFound, TooLarge
 from broker.patterns import RESERVED_PREFIX
 
@@ -26,8 +26,9 @@ Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1)]
 MAX_NAMES = 1000  # names or patterns of one call, and names of one answer
 MAX_NESTED = 10_000  # arrays and objects in the arguments of a method with options of any shape: a large one for each
 MAX_OPTION_BYTES = 10_000  # of an object with options in the place of none, whose first name an error repeats
+SHORT = 1 << 16  # bytes of arguments which are decoded soon, whatever they are
+MAX_COMMAS = 20_000  # in one argument that is decoded
 
-NONE = msgspec.Raw(b"")
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -39,11 +40,13 @@ class Method(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """Arguments of a reserved method, in their order; ``called`` is its name behind ``broker.``.
 
     The first line of the docstring of each is what ``broker.methods`` says of it.  ``free_form``: whether its options
-    hold values of any shape, all of which are decoded.
+    hold values of any shape, all of which are decoded.  ``max_items``: how many items its first argument may have; 0:
+    they are not counted.
     """
 
     called: ClassVar[str]
     free_form: ClassVar[bool] = False
+    max_items: ClassVar[int] = 0
 
     async def run(self, session: Session) -> Answer:
         """Do it and return the payload of the result."""
@@ -64,6 +67,7 @@ class Methods:
         self.classes = {RESERVED_PREFIX + method.called: method for method in methods}
         self._decoders = {name: msgspec.json.Decoder(method).decode for name, method in self.classes.items()}
         self.names = list(self.classes)
+        self._decoded = {name: _decoded(method) for name, method in self.classes.items()}
 
     def read(self, name: str, body: bytes) -> Method:
         """Return the call of method *name* with the arguments *body*, a JSON array.
@@ -72,46 +76,50 @@ class Methods:
             NotFound: there is no such method.
             Invalid: an argument is missing, of a wrong type or one too many, or an option is not known.  Or there
             are more than ``MAX_NESTED`` arrays and objects where each would be decoded.
+            TooLarge: an argument has very many items.
         """
         decode = self._decoders.get(name)
         if decode is None:
             raise NotFound("method", name)
         if self.classes[name].free_form and body.count(b"[") + body.count(b"{") > MAX_NESTED:
             raise Invalid("arguments")
+        if len(body) > SHORT:
+            self._check_items(name, body)
         try:
             return decode(body)
         except (msgspec.DecodeError, RecursionError) as error:
             raise _invalid(str(error), body, self.classes[name].__struct_fields__) from None
 
+    def _check_items(self, name: str, body: bytes) -> None:
+        """Check that the arguments *body* do not hold a hundred thousand things: all of them would be decoded first.
+
+        Raises:
+            TooLarge: they do.
+        """
+        fields, limit = self.classes[name].__struct_fields__, self.classes[name].max_items
+        for field, text in zip(fields, first_items(body, len(fields)), strict=False):
+            if limit and has_more_than(text, limit):
+                raise TooLarge(field, message=f"there are more than {limit} {field}")
+            if not limit and field in self._decoded[name] and text[:1] in b"[{" and text.count(b",") > MAX_COMMAS:
+                raise TooLarge(field)
+
+
+def _decoded(method: type[Method]) -> frozenset[str]:
+    """Return the arguments of *method* that are not passed on as they are."""
+    return frozenset(field.name for field in msgspec.structs.fields(method) if field.type is not msgspec.Raw)
+
 
 def _invalid(problem: str, body: bytes, fields: tuple[str, ...]) -> Invalid:
     """Return the error for the arguments *body* of a method that has *fields*: it names the argument or the option."""
-    surplus = bytes(_surplus(body, len(fields)))
-    if surplus:
-        option = _first_member(surplus)
+    items = first_items(body, len(fields) + 1)
+    if len(items) > len(fields):
+        option = _first_member(items[-1])
         return Invalid("options", option) if option else Invalid("arguments")
     unknown = re.match(r"Object contains unknown field `(.*)` - at `\$\[\d+\]", problem, re.DOTALL)
     if unknown:
         return Invalid("options", unknown[1])
     place = re.search(r"\$\[(\d+)\]", problem)
     return Invalid(fields[int(place[1])] if place else "arguments")
-
-
-def _surplus(body: bytes, count: int) -> msgspec.Raw:
-    """Return the first argument behind *count* others, b"" for none."""
-    try:
-        return cast(msgspec.Raw, _with_surplus(count).decode(body).surplus)
-    except (msgspec.DecodeError, RecursionError):
-        return NONE
-
-
-@cache
-def _with_surplus(count: int) -> msgspec.json.Decoder[Any]:
-    """Return what reads *count* arguments and one more; it skips all others, of which a list would keep each."""
-    names = [*(f"argument{number}" for number in range(count)), "surplus"]
-    return msgspec.json.Decoder(
-        msgspec.defstruct("Surplus", [(name, msgspec.Raw, NONE) for name in names], array_like=True)
-    )
 
 
 def _first_member(value: bytes) -> str:

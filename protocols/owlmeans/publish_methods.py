@@ -8,7 +8,7 @@ import msgspec
 
 from broker.answers import milliseconds
 from broker.errors import Gone, Invalid
-from broker.interfaces import IPeer
+from broker.interfaces import MAX_PUBLICATIONS, IPeer
 from broker.messages import MAX_EXPIRY, Event, Publication
 from broker.patterns import check_name
 from protocols.owlmeans.history_methods import PositionFields
@@ -102,6 +102,7 @@ class Batch(Method):
     """Store up to 1,000 events of several topics, all of them or none."""
 
     called = "batch"
+    max_items = MAX_PUBLICATIONS
     events: list[Draft]
 
     async def run(self, session: Session) -> Answer:

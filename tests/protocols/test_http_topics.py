@@ -94,6 +94,14 @@ def test_a_batch_is_stored_as_a_whole_or_not_at_all(api: Api) -> None:
     assert api.get("/topics/a").json["head"] == 1
 
 
+def test_a_batch_of_very_many_events_is_refused_before_they_are_decoded(api: Api) -> None:
+    # The last is none: whoever decodes it says so.
+    refusal = api.post("/batch", json.dumps([{"topic": "t"}] * 10_000 + [{"topic": 1}]))
+    assert (refusal.status, refusal.json["detail"]) == (413, "there are more than 1000 events")
+    long = [{"topic": "t", "payload": [1] * 2000}, {"topic": 1}]
+    assert api.post("/batch", json.dumps(long)).status == 400
+
+
 def test_a_batch_that_is_sent_again_by_its_key_is_stored_once(api: Api) -> None:
     batch, key = (
         '[{"topic":"a","payload":1,"expect":0},{"topic":"a","payload":2,"key":"own"}]',

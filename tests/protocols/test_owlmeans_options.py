@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from broker.core.starts import MAX_TOPICS
-from broker.errors import Invalid
+from broker.errors import Invalid, TooLarge
 from broker.peer.jobs import MAX_IDS
 from protocols.owlmeans import methods
-from protocols.owlmeans.methods import MAX_NAMES, MAX_NESTED, Options
+from protocols.owlmeans.methods import MAX_COMMAS, MAX_NAMES, MAX_NESTED, Options
 from protocols.owlmeans.reserved import METHODS
 from tests.protocols.owlmeans_emulator import Failed, Room
 
@@ -85,6 +85,30 @@ def test_options_of_any_shape_hold_some_thousand_parts_at_most(arguments):
         with pytest.raises(Invalid) as caught:
             METHODS.read(name, (arguments % many).encode())
         assert caught.value.what == "arguments"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("register", "[%s]"),
+        ("subscribe", "[%s]"),
+        ("retry", '["q",%s]'),
+        ("release", '["q",{"not_begun":%s}]'),
+        ("publish", '["t",1,{"exclude":%s}]'),
+    ],
+)
+def test_a_hundred_thousand_items_are_refused_before_they_are_decoded(name, arguments):
+    many = "[%s]" % ",".join(['"a"'] * MAX_COMMAS)
+    METHODS.read(f"broker.{name}", (arguments % many).encode())
+    # The last is none: whoever decodes it says so.
+    with pytest.raises(TooLarge):
+        METHODS.read(f"broker.{name}", (arguments % (many[:-1] + ",1,1]")).encode())
+
+
+def test_commas_of_a_text_or_a_payload_are_not_counted():
+    long = msgspec.json.encode(["k", "," * (MAX_COMMAS * 4)])
+    assert msgspec.to_builtins(METHODS.read("broker.set", long))[1] == "," * (MAX_COMMAS * 4)
+    METHODS.read("broker.publish", b'["t",[%b]]' % b",".join([b"1"] * (MAX_COMMAS * 4)))
 
 
 def test_a_position_is_short_and_positions_are_few(room):

@@ -221,6 +221,16 @@ def test_a_batch_has_1_to_1000_events(room):
     assert room.ask(bob, "broker.batch", several[1:])["events"][-1]["id"] == 1000
 
 
+def test_a_batch_of_very_many_events_is_refused_before_they_are_decoded(room):
+    bob = room.join("bob")
+    # The last is none: whoever decodes it says so.
+    many = [{"topic": "t"}] * 10_000 + [{"topic": 1}]
+    assert "socket:message:limit:events" in refused(room, bob, "broker.batch", many)
+    long = [{"topic": "t", "payload": [1] * 40_000}] * 3 + [{"topic": 1}]
+    assert "socket:message:malformed:events" in refused(room, bob, "broker.batch", long)
+    assert "socket:message:malformed:events" in refused(room, bob, "broker.batch", "x" * 100_000)
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [

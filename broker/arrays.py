@@ -1,0 +1,36 @@
+"""Arrays of JSON, of which only the first items are looked at: a megabyte may be half a million of them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import msgspec
+
+ABSENT = msgspec.Raw(b"")
+_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def first_items(text: bytes, count: int) -> list[bytes]:
+    """Return the texts of the first *count* items of the array *text*; none where it is no array, or no JSON."""
+    try:
+        items = msgspec.structs.astuple(_reader(count).decode(text))
+    except _ERRORS:
+        return []
+    return [bytes(item) for item in items if item is not ABSENT]
+
+
+def has_more_than(text: bytes, count: int) -> bool:
+    """Whether *text* is an array of more than *count* items.
+
+    To skip a megabyte of them takes 1 ms, to decode them as objects 0.1 s.
+    """
+    # An item takes a comma besides itself.
+    return text.count(b",") >= count and len(first_items(text, count + 1)) > count
+
+
+@cache
+def _reader(count: int) -> msgspec.json.Decoder[Any]:
+    """Return what reads *count* items and skips all others, of which a list would keep each."""
+    names = [(f"item{number}", msgspec.Raw, ABSENT) for number in range(count)]
+    return msgspec.json.Decoder(msgspec.defstruct("Items", names, array_like=True))
