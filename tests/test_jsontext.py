@@ -14,12 +14,14 @@ from broker.jsontext import (
     MAX_SCANNED,
     MAX_SUSPECTS,
     _suspects,
+    check_json,
     decode,
     may_overflow,
     members,
     object_text,
     overflows,
     read_fields,
+    read_items,
 )
 
 values = st.recursive(
@@ -218,6 +220,42 @@ def test_fields_are_read_one_by_one():
     assert read_fields(Outer, b'{"size":5}') == (Outer(size=5), {})
     with pytest.raises(Invalid):
         read_fields(Outer, b"[]")
+
+
+def test_fields_are_read_beside_some_thousand_other_members_at_most(monkeypatch):
+    other = b"".join(b',"%d":1' % number for number in range(MAX_PARTS))
+    found, wrong = read_fields(
+        Outer, b'{"size":"5","data":[1%b]%b}' % (b",1" * MAX_PARTS * 3, other[:-100].rpartition(b",")[0])
+    )
+    assert (len(bytes(found.data or b"")), list(wrong)) == (3 + 6 * MAX_PARTS, ["size"])
+    monkeypatch.setattr("broker.jsontext._decode_members", None)  # they are not kept apart to be counted
+    for last in (b"", b',"x":"\\ud800"'):
+        with pytest.raises(Invalid) as caught:
+            read_fields(Outer, b'{"size":"5"%b,"more":1%b}' % (other, last))
+        assert caught.value.what == "members"
+
+
+def test_what_is_refused_for_a_surrogate_at_its_end_was_not_decoded_before(monkeypatch):
+    monkeypatch.setattr("broker.jsontext._decode_members", None)
+    with pytest.raises(Invalid):
+        members(b"{" + b"".join(b'"%d":1,' % number for number in range(MAX_PARTS + 1)) + b'"x":"\\ud800"}')
+
+
+@pytest.mark.parametrize(
+    "text", [rb'"\ud800" x', rb'[1,"\ud800"', rb"\ud800", rb'1,"a":"\ud800"', rb'{"a":"\ud800"} {}']
+)
+def test_what_is_no_json_is_none_because_of_a_surrogate(text):
+    assert check_json(rb' {"a":["\ud800"]}') == rb' {"a":["\ud800"]}'
+    with pytest.raises(Invalid) as caught:
+        check_json(text, "line")
+    assert caught.value.what == "line"
+
+
+def test_items_are_read_where_a_strict_decoder_fails_for_a_surrogate():
+    assert [bytes(item) for item in read_items(rb'[1, "\ud800",{"a":[]}]')] == [b"1", rb'"\ud800"', rb'{"a":[]}']
+    for text in (b"[1", rb'{"a":"\ud800"}', rb'["\ud800"', b'["\\ud800"%b]' % (b",1" * MAX_PARTS)):
+        with pytest.raises(Invalid):
+            read_items(text)
 
 
 LONG = 900_000  # bytes of a text that costs more than others

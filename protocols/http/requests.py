@@ -20,6 +20,7 @@ from broker.messages import MAX_ID, HttpRequest, Position
 from protocols.http.answers import Refusal, problem
 
 MAX_PARAMETERS = 200
+MAX_COMPLAINT = 1000  # characters of what the decoder says is wrong; it repeats the name of a member
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 UNKNOWN = re.compile(r"contains unknown field `(.*?)`(?: - at `|$)", re.DOTALL)
 PLACE = re.compile(r"at `\$\.?([^`.\[]*)")
@@ -122,6 +123,7 @@ def is_optional(kind: Any) -> bool:
 
 
 def _invalid(what: str, problem: str) -> Invalid:
+    problem = problem if len(problem) <= MAX_COMPLAINT else f"{problem[:MAX_COMPLAINT]}…"
     found = UNKNOWN.search(problem) or PLACE.search(problem)
     name = found[1] if found else ""
     return Invalid(what, name, message=f"{what} {name}: {problem}" if name else problem)

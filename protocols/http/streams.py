@@ -274,6 +274,8 @@ def decode_positions(text: str) -> dict[str, Position]:
         epoch, positions = msgspec.json.decode(packed, type=tuple[str, dict[str, Id]])
     except (ValueError, msgspec.DecodeError):
         raise Invalid("Last-Event-ID") from None
+    if len(positions) > MAX_TOPICS:
+        raise Invalid("Last-Event-ID")
     return {topic: Position(epoch, id) for topic, id in positions.items()}
 
 

@@ -7,16 +7,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
-from msgspec import Raw
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from broker.access.addresses import TrustedProxies
+from broker.arrays import first_items
 from broker.errors import BrokerError, CalleeFailed, Invalid, NotFound, RateLimited
 from broker.interfaces import ILink, IPeer
-from broker.jsontext import decode, overflows
+from broker.jsontext import decode, overflows, read_items
 from broker.messages import CloseCode, Reply, Request
 from broker.patterns import is_of_broker, is_reserved
 from protocols.microstream.engineio import Times
@@ -58,7 +58,6 @@ _payload = msgspec.json.Decoder(Payload)
 _numbered = msgspec.json.Decoder(Numbered)
 _answer = msgspec.json.Decoder(Answer)
 _credential = msgspec.json.Decoder(Credential)
-_items = msgspec.json.Decoder(list[Raw])
 _malformed = msgspec.json.Decoder(Malformed)
 _text = msgspec.json.Decoder(str)
 
@@ -302,14 +301,27 @@ def _payload_of(request: Request) -> bytes:
 
     "first argument becomes data; more than one: the whole array"
     """
-    try:
-        items = decode(_items, request.body)
-    except Invalid:
-        raise Invalid("arguments") from None
     head = b'{"id":%b,"event":%b' % (quote(request.id), quote(request.method))
+    items = _first_two(request.body)
     if not items:
         return head + b"}"
-    return b'%b,"data":%b}' % (head, bytes(items[0]) if len(items) == 1 else request.body)
+    return b'%b,"data":%b}' % (head, items[0] if len(items) == 1 else request.body)
+
+
+def _first_two(body: bytes) -> list[bytes]:
+    """Return the first two of the arguments *body*.
+
+    Raises:
+        Invalid: it is no array.
+    """
+    try:
+        return first_items(body, 2)
+    except Invalid:
+        pass
+    try:
+        return [bytes(item) for item in read_items(body)]
+    except Invalid:
+        raise Invalid("arguments") from None
 
 
 class MicroStream(Server):

@@ -17,6 +17,7 @@ import attrs
 import msgspec
 from msgspec import Raw
 
+from broker.arrays import has_more_than
 from broker.errors import Invalid
 from broker.jsontext import ERRORS, decode, without_strings
 from protocols.microstream.engineio import Packet, ProtocolError
@@ -27,16 +28,23 @@ RESERVED_EVENTS = frozenset(
 )
 MAX_ATTACHMENTS = 10
 MAX_PARTS = 20_000  # of the JSON of an event with attachments, all of which are looked at
+MAX_ARGUMENTS = 1000  # of an event or an acknowledgement, its name included
 MAX_NAMESPACE = 255  # characters; an unknown one is repeated in the CONNECT_ERROR
 HEAD = re.compile(rb"([0-6])(?:(\d{1,4})-)?(?:(/[^,]*),?)?(\d{1,15})?")
 
 _items = msgspec.json.Decoder(list[Raw])
 _plain_event = msgspec.json.Decoder(tuple[str, Raw]).decode
-_object = msgspec.json.Decoder(dict[str, Raw])
 _name = msgspec.json.Decoder(str | int | float)
 _json_name = msgspec.json.Encoder().encode
 
 T = TypeVar("T")
+
+
+class _Object(msgspec.Struct):
+    """Any object: what is in it is skipped."""
+
+
+_object = msgspec.json.Decoder(_Object)
 
 
 @attrs.frozen
@@ -226,10 +234,10 @@ class Connection:
             return self._event(head.namespace, head.id, head.rest, attachments)
         if head.id is None:
             raise ProtocolError("an acknowledgement without an id")
-        return Ack(head.namespace, head.id, _decoded(_items, head.rest), attachments)
+        return Ack(head.namespace, head.id, _arguments(head.rest), attachments)
 
     def _event(self, namespace: str, id: int | None, rest: bytes, attachments: tuple[bytes, ...]) -> Emit:
-        items: list[Raw] = _decoded(_items, rest)
+        items = _arguments(rest)
         if not items:
             raise ProtocolError("an event without a name")
         return Emit(namespace, _event_name(items.pop(0)), items, id, attachments)
@@ -288,6 +296,12 @@ def _check_placeholders(text: bytes, attachments: int) -> None:
                     raise ProtocolError("illegal attachments")
             else:
                 pending += value.values()
+
+
+def _arguments(text: bytes) -> list[Raw]:
+    if has_more_than(text, MAX_ARGUMENTS):  # half a million take 0.1 s
+        raise ProtocolError("too many arguments")
+    return _decoded(_items, text)
 
 
 def _decoded(decoder: msgspec.json.Decoder[T], text: bytes) -> T:

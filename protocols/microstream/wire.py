@@ -86,13 +86,17 @@ class _Error(msgspec.Struct):
     errorData: Raw = Raw(b"null")
 
 
+class _Outcome(msgspec.Struct):
+    error: Raw = Raw(b"null")
+
+
 class Credential(msgspec.Struct):
     """The member of the payload of a CONNECT that the hub reads."""
 
     token: str = ""
 
 
-_members = msgspec.json.Decoder(dict[str, Raw])
+_outcome = msgspec.json.Decoder(_Outcome)
 _error = msgspec.json.Decoder(_Error)
 
 
@@ -136,10 +140,10 @@ def _error_message(error: BrokerError, target: str) -> str:
 def failure_in(response: bytes) -> CalleeFailed | None:
     """Return the error in *response*, or None when it is a result: it has no truthy member ``error``."""
     try:
-        error = decode(_members, response).get("error")
+        error = decode(_outcome, response).error
     except Invalid:
         return None
-    if error is None or bytes(error) in FALSY:
+    if bytes(error) in FALSY:
         return None
     try:
         found = decode(_error, error)

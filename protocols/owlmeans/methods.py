@@ -95,9 +95,14 @@ class Methods:
 
         Raises:
             TooLarge: they do.
+            Invalid: they are no array that can be decoded.
         """
         fields, limit = self.classes[name].__struct_fields__, self.classes[name].max_items
-        for field, text in zip(fields, first_items(body, len(fields)), strict=False):
+        try:
+            texts = first_items(body, len(fields))
+        except Invalid:
+            raise Invalid("arguments") from None
+        for field, text in zip(fields, texts, strict=False):
             if limit and has_more_than(text, limit):
                 raise TooLarge(field, message=f"there are more than {limit} {field}")
             if not limit and field in self._decoded[name] and text[:1] in b"[{" and text.count(b",") > MAX_COMMAS:
@@ -111,15 +116,25 @@ def _decoded(method: type[Method]) -> frozenset[str]:
 
 def _invalid(problem: str, body: bytes, fields: tuple[str, ...]) -> Invalid:
     """Return the error for the arguments *body* of a method that has *fields*: it names the argument or the option."""
-    items = first_items(body, len(fields) + 1)
-    if len(items) > len(fields):
-        option = _first_member(items[-1])
+    surplus = _surplus(body, len(fields))
+    if surplus:
+        option = _first_member(surplus)
         return Invalid("options", option) if option else Invalid("arguments")
+    if len(problem) > MAX_OPTION_BYTES:  # it repeats the name of an option
+        return Invalid("options")
     unknown = re.match(r"Object contains unknown field `(.*)` - at `\$\[\d+\]", problem, re.DOTALL)
     if unknown:
         return Invalid("options", unknown[1])
     place = re.search(r"\$\[(\d+)\]", problem)
     return Invalid(fields[int(place[1])] if place else "arguments")
+
+
+def _surplus(body: bytes, count: int) -> bytes:
+    """Return the first argument behind *count* others, b"" for none."""
+    try:
+        return b"".join(first_items(body, count + 1)[count:])
+    except Invalid:
+        return b""
 
 
 def _first_member(value: bytes) -> str:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw
 
 from broker.errors import Invalid
-from broker.jsontext import ERRORS, MAX_PARTS, members
+from broker.jsontext import ERRORS, has_many_members, members
 from broker.messages import Event, Frame, text_frame
 from broker.patterns import MAX_NAME, check_name, has_control
 
@@ -23,13 +23,10 @@ _decode_text = msgspec.json.Decoder(str).decode
 
 
 class _Known(msgspec.Struct):
-    """The members of frames that may be long."""
+    """The members of frames that may be long; of each other one its text is kept apart."""
 
     message: Raw = Raw(b"")
     payload: Raw = Raw(b"")
-
-
-_decode_known = msgspec.json.Decoder(_Known).decode
 
 
 def room_frame(event: Event) -> Frame:
@@ -47,23 +44,11 @@ def read(data: bytes, binary: bool) -> Members:
         Invalid: it is not a JSON object in text, or has more members than any client sends.
     """
     try:
-        if binary or _has_many_members(data):
+        if binary or has_many_members(data, _Known):
             raise Invalid("frame")
         return members(data, numbers=True)
     except Invalid:
         raise Invalid("frame", message="Invalid message") from None
-
-
-def _has_many_members(data: bytes) -> bool:
-    """Whether more than ``MAX_PARTS`` members stand in *data* beside the message: each of them is kept apart."""
-    commas = data.count(b",")
-    if commas <= MAX_PARTS:
-        return False
-    try:
-        known = _decode_known(data)
-    except ERRORS:
-        return False  # ``members`` says what is wrong with it
-    return commas - bytes(known.message).count(b",") - bytes(known.payload).count(b",") > MAX_PARTS
 
 
 def echo(frame: Members) -> bytes:

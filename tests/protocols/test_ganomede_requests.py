@@ -19,7 +19,7 @@ from broker.access.principals import Access
 from broker.errors import Unavailable
 from broker.messages import HttpRequest
 from broker.testing import value_of
-from protocols.ganomede.requests import read_query, unquote, whole_number
+from protocols.ganomede.requests import MAX_ESCAPES, read_query, unquote, whole_number
 from protocols.ganomede.server import preferred
 from tests.protocols.ganomede_api import EVENTS, SECRET, Api, error
 
@@ -383,6 +383,19 @@ def test_multipart_needs_a_boundary(api):
     response = api.post_raw(GOOD, content_type="multipart/form-data")
     assert (response.status, response.plain) == (400, True)
     assert response.body == error("BadRequest", "bad content-type header, no multipart boundary")
+
+
+def test_a_form_has_some_thousand_escapes_at_most(api):
+    body = b"clientId=w&channel=c&secret=1234&from=x&type=" + b"%41" * (MAX_ESCAPES - 9)
+    assert api.post_raw(body, content_type=FORM).status == 200
+    refusal = api.post_raw(body + b"%41" * 10, content_type=FORM)
+    assert (refusal.status, b"at most 20000 percent escapes" in refusal.body) == (413, True)
+
+
+def test_a_field_of_a_wrong_type_beside_very_many_others_is_refused(api):
+    other = ",".join(f'"{number}":1' for number in range(30_000))
+    refusal = api.post_raw(b'{"clientId":1,%b}' % other.encode())
+    assert (refusal.status, b"too many members" in refusal.body) == (400, True)
 
 
 def test_a_form_is_taken(api):

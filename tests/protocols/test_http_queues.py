@@ -79,6 +79,12 @@ def test_a_job_that_is_given_back_comes_again_at_once_and_that_does_not_count(ap
     assert api.get("/queues/q").json == {"depth": 1, "delayed": 0, "in_flight": 0, "dead": 0, "oldest": 0.0}
 
 
+def test_a_refusal_repeats_the_beginning_of_a_long_name(api: Api) -> None:
+    refusal = api.post("/queues/q/jobs/x/fail", '{"%s":1}' % ("`" * 100_000))
+    assert (refusal.status, len(refusal.json["detail"]) < 5000) == (400, True)
+    assert api.post("/queues/q/jobs/x/fail", '{"nope":1}').json["detail"].startswith("body nope: ")
+
+
 def test_a_job_that_fails_too_often_is_dead_and_can_be_tried_again(api: Api) -> None:
     api.post("/queues/q", "1")
     for _ in range(5):

@@ -843,7 +843,16 @@ def test_a_foreign_call_reaches_a_service(hub):
     assert (reply.ref, reply.body, reply.error, reply.source) == ("r1", b"null", None, "math")
 
 
-@pytest.mark.parametrize(("body", "data"), [(b"[]", b""), (b"[1e3]", b',"data":1e3'), (b"[1,2]", b',"data":[1,2]')])
+@pytest.mark.parametrize(
+    ("body", "data"),
+    [
+        (b"[]", b""),
+        (b"[1e3]", b',"data":1e3'),
+        (b"[1,2]", b',"data":[1,2]'),
+        (b'["\\ud800"]', b',"data":"\\ud800"'),
+        (b'[1,"\\ud800"]', b',"data":[1,"\\ud800"]'),
+    ],
+)
 def test_foreign_arguments_become_data(hub, body, data):
     service, other = hub.connect("math"), hub.foreign()
     other.call("r1", Request("", "math.add.more", "", "", body))

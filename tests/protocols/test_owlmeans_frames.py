@@ -64,6 +64,8 @@ def test_ping_is_answered(room):
         '{"type":"ping","payload":-Infinity}',
         '{"type":"ping","payload":[1e999],"x":"\\ud800"}',
         '{"type":"ping","payload":01}',
+        '{"type":"ping","dt":"x",%s}' % ",".join(f'"{number}":1' for number in range(30_000)),
+        '[%s"\\ud800"]' % ("1," * 30_000),
     ],
 )
 def test_garbage_is_dropped_and_counted(room, text):

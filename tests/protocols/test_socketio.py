@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from protocols.microstream.engineio import ProtocolError
 from protocols.microstream.socketio import (
+    MAX_ARGUMENTS,
     MAX_PARTS,
     Ack,
     Connect,
@@ -284,6 +285,28 @@ def test_what_is_sent_is_received(value, id, namespace):
     ((packet, _),) = event_packets(namespace, b'["x",%b]' % text, id=id)
     event = connection.receive(packet, False)
     assert (event.namespace, event.id, texts(event.args)) == (namespace, id, [text])
+
+
+def test_arguments_have_a_limit_that_is_looked_at_before_they_are_decoded():
+    connection = Connection()
+    connection.accept("/", "sid")
+    for head in (b"2", b"31"):
+        kept = connection.receive(head + json.dumps(["x", *[1] * (MAX_ARGUMENTS - 1)]).encode(), False)
+        assert len(kept.args) >= MAX_ARGUMENTS - 1
+        for last in (1, "\ud800"):
+            with pytest.raises(ProtocolError, match="too many"):
+                connection.receive(head + json.dumps(["x", *[1] * 2 * MAX_PARTS, last]).encode(), False)
+    words = json.dumps(["x", [1] * 2 * MAX_PARTS]).encode()
+    assert len(connection.receive(b"2" + words, False).args) == 1
+
+
+def test_what_a_connect_holds_besides_is_skipped():
+    many = {str(number): 1 for number in range(2 * MAX_PARTS)}
+    assert Connection().receive(b"0" + json.dumps(many).encode(), False).namespace == "/"
+    with pytest.raises(ProtocolError, match="payload"):
+        Connection().receive(b"0" + json.dumps({**many, "x": "\ud800"}).encode(), False)
+    with pytest.raises(ProtocolError, match="payload"):
+        Connection().receive(b"0[1]", False)
 
 
 def test_json_with_attachments_has_so_many_parts_and_no_more():
