@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from broker.access.permissions import Grants
     from broker.config.settings import Settings
 
+MAX_LENGTH = 16384  # characters of a credential, as of a header; to read a token of a megabyte takes 0.1 s
+
 _fingerprint = remembered(1024)(fingerprint)
 
 
@@ -61,6 +63,8 @@ class Access:
             raise Unauthenticated("token")
         if not self.configured:
             return self.anonymous
+        if len(credential) > MAX_LENGTH:
+            raise Unauthenticated("token", message=f"A credential has at most {MAX_LENGTH} characters")
         shown = credential.encode("utf-8", "surrogatepass")
         token = shown.strip().rpartition(b" ")[2]
         found = None

@@ -4,7 +4,7 @@ import jwt
 import pytest
 
 from broker.access.permissions import Permissions, Rule
-from broker.access.principals import Access, make_access
+from broker.access.principals import MAX_LENGTH, Access, make_access
 from broker.access.web_tokens import WebTokens, secret_key
 from broker.config.settings import Settings
 from broker.errors import Unauthenticated
@@ -37,6 +37,15 @@ def test_an_api_key_names_its_owner():
 def test_anything_else_is_refused(shown):
     with pytest.raises(Unauthenticated):
         access().identify(shown)
+
+
+def test_a_credential_is_no_longer_than_a_header():
+    padded = token(sub="bob", x="x" * MAX_LENGTH)
+    assert access().identify(token(sub="bob", x="x" * (MAX_LENGTH // 2))).client == "user:bob"
+    with pytest.raises(Unauthenticated, match="16384"):
+        access().identify(padded)
+    with pytest.raises(Unauthenticated, match="16384"):
+        access().identify("Bearer " + "x" * MAX_LENGTH)
 
 
 def test_without_any_credential_configured_every_text_is_taken():
