@@ -36,6 +36,8 @@ class Hosts:
             name = _name_of(in_ascii(text))
             if not name:
                 raise ValueError(f"TXBROKER_ALLOWED_HOSTS: {text!r} is no name of a host")
+            if "*" in name and name != "*":
+                raise ValueError(f"TXBROKER_ALLOWED_HOSTS: {text!r} is the name of no host: each is named in full")
             self._any |= name == "*"
             self._allowed.add(name)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from broker.access.hosts import host_name, in_ascii
 
 PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+MAX_PORT = 65535
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 # RFC 6454, 6.2, and what people type: a trailing slash or a path, which say nothing of the origin.
 ORIGIN = re.compile(
@@ -51,6 +52,8 @@ class Origins:
             origin = parse_origin(in_ascii(text))
             if origin is None and text not in ("*", "null"):
                 raise ValueError(f"TXBROKER_ALLOWED_ORIGINS: {text!r} is no origin such as https://app.example")
+            if origin is not None and ("*" in origin[1] or (origin[2] or 0) > MAX_PORT):
+                raise ValueError(f"TXBROKER_ALLOWED_ORIGINS: {text!r} is the origin of no page: each is named in full")
             self._allowed.add(origin or text)
         self.named = bool(self._allowed)
         self.all = "*" in self._allowed

@@ -176,7 +176,7 @@ def read_permissions(path: Path, keys: Iterable[str] | None, *, lenient: bool = 
         Invalid: it can not be read, or with everything in it that says something wrong.
     """
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
         document = tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise Invalid("permissions", message=f"TXBROKER_PERMISSIONS_FILE: {path}: {error}") from None
@@ -225,9 +225,11 @@ class _Reader:
 
     def _rule(self, path: tuple[str, ...], rule: Any) -> Rule:
         if path[-1] not in VERBS:
-            self._wrong(path, f"no such verb{_nearest(path[-1], VERBS)}; there are {', '.join(VERBS)}")
+            self._unknown_verb(path, rule)
+            if _tables_of_verbs(rule):
+                return Rule()
         if not isinstance(rule, dict) or not set(rule) <= {"allow", "deny"}:
-            self._wrong(path, "takes allow and deny")
+            self._wrong(path, "takes allow and deny, each a list of patterns in a line below it")
             return Rule()
         return Rule(*(self._patterns(path, key, rule.get(key, [])) for key in ("allow", "deny")))
 
@@ -257,12 +259,21 @@ class _Reader:
         elif kind == "key" and self.keys is not None and not any(matches(name, key) for key in self.keys):
             self._wrong((kind, name), f"TXBROKER_API_KEYS has no key of this name{_nearest(name, self.keys)}")
 
+    def _unknown_verb(self, path: tuple[str, ...], rule: Any) -> None:
+        verbs = _tables_of_verbs(rule)
+        if verbs and len(path) == 3:
+            # A dot separates the parts of the head of a table, unless they stand in quotes.
+            form = f'[{path[0]}."{path[1]}.{path[2]}".{verbs[0]}]'
+            self._wrong(path, f"a name with a dot in it stands in quotes: {form}")
+        else:
+            self._wrong(path, f"no such verb{_nearest(path[-1], VERBS)}; there are {', '.join(VERBS)}")
+
     def _unknown_kind(self, kind: str, inner: Any) -> None:
-        verb = next((verb for verb in inner if verb in VERBS), "") if isinstance(inner, dict) else ""
-        if verb:
+        verbs = _tables_of_verbs(inner)
+        if verbs:
             # The first form of the file had no kinds.
-            forms = " or ".join(f"[{word}.{_quoted(kind)}.{verb}]" for word in NAMED)
-            self._wrong((kind, verb), f"a table begins with the kind of the principal: {forms}")
+            forms = " or ".join(f"[{word}.{_quoted(kind)}.{verbs[0]}]" for word in NAMED)
+            self._wrong((kind, verbs[0]), f"a table begins with the kind of the principal: {forms}")
         else:
             kinds = (*NAMED, *NAMELESS)
             self._wrong((kind,), f"no such kind{_nearest(kind, kinds)}; there are {', '.join(kinds)}")
@@ -286,6 +297,11 @@ def _pattern_of(table: str) -> Iterator[tuple[str, str]]:
     kind, _, name = table.partition(":")
     if is_pattern(name):
         yield kind, name
+
+
+def _tables_of_verbs(inner: Any) -> list[str]:
+    """Return the verbs that *inner*, a part of the file, has tables of."""
+    return [verb for verb in inner if verb in VERBS] if isinstance(inner, dict) else []
 
 
 def _any(patterns: Iterable[str], name: str) -> bool:

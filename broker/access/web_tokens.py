@@ -27,6 +27,11 @@ NOT_GOOD = {
     "InvalidAudienceError": 'The claim "aud" of the token is not what TXBROKER_JWT_AUDIENCE says',
     "InvalidIssuerError": 'The claim "iss" of the token is not what TXBROKER_JWT_ISSUER says',
 }
+# What a file may have in the place of a public key, and how to get that out of it.
+INSTEAD = {
+    "PRIVATE KEY-----": ", but a private key, which only the issuer should have: openssl pkey -pubout shows the other",
+    "BEGIN CERTIFICATE-----": ", but a certificate: openssl x509 -noout -pubkey shows its key",
+}
 CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512", "secp256k1": "ES256K"}
 
 
@@ -169,7 +174,8 @@ def public_key(path: str) -> SigningKey:
         algorithm = CURVES.get(key.curve.name)
     if algorithm is None:
         message = f"TXBROKER_JWT_PUBLIC_KEY_FILE: {path} holds no RSA, Ed25519 or EC public key of a supported curve"
-        raise Invalid("key", message=message)
+        hint = next((hint for mark, hint in INSTEAD.items() if mark in pem), "")
+        raise Invalid("key", message=f"{message}{hint}")
     return SigningKey(pem, algorithm, fingerprint(algorithm, pem))
 
 
@@ -180,11 +186,11 @@ def key_set(path: str) -> tuple[SigningKey, ...]:
         Invalid: it is no JWK set, has a private key, or none that is supported.
     """
     try:
-        entries = json.loads(Path(path).read_text("utf-8"))["keys"]
+        entries = json.loads(Path(path).read_text("utf-8-sig"))["keys"]
         signing = [entry for entry in entries if entry.get("use", "sig") == "sig"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         # Not what was wrong: that could be the text of a key.
-        raise Invalid("key", message=f"TXBROKER_JWKS_FILE: {path} is no set of keys") from None
+        raise Invalid("key", message=f'TXBROKER_JWKS_FILE: {path} is no set of keys, {{"keys": [...]}}') from None
     if any("d" in entry for entry in signing):
         raise Invalid("key", message=f"TXBROKER_JWKS_FILE: {path} has a private key, which only the issuer should have")
     found = [key for key in map(_web_key, signing) if key is not None]

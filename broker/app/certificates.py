@@ -15,9 +15,15 @@ if TYPE_CHECKING:
 
 
 def certificate_files(settings: Settings) -> list[CertificateFiles]:
-    """Return the files that ``TXBROKER_TLS_CERTIFICATE_FILE`` and ``_KEY_FILE`` name."""
+    """Return the files that ``TXBROKER_TLS_CERTIFICATE_FILE`` and ``_KEY_FILE`` name.
+
+    Raises:
+        ValueError: they do not name as many.
+    """
     from broker.web.net.certificates import CertificateFiles
 
+    if settings.unpaired_keys:
+        raise ValueError(settings.unpaired_keys)
     named = zip(settings.tls_certificate_file, settings.tls_key_file, strict=True)
     return [CertificateFiles(certificate, key) for certificate, key in named]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 
+MOUNTED = "/run/secrets/"  # where Docker and the manifests of contrib/kubernetes mount secrets, for whoever is inside
 INHERITED = ("/dev/std", "/dev/fd/", "/proc/self/fd/")  # what is open already, whoever may open it
 
 
@@ -40,3 +42,15 @@ def unreadable(path: str) -> str:
     if os.path.isdir(path):
         return f"{path} can not be read: it is a directory"
     return "" if os.access(path, os.R_OK) else f"{path} can not be read: permission denied"
+
+
+def open_to_others(path: str) -> str:
+    """Return that other users can read or change the file at *path*, which has a secret, and "" when they can not."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return ""  # which is told otherwise
+    mode = stat.S_IMODE(found.st_mode)
+    if not stat.S_ISREG(found.st_mode) or not mode & (stat.S_IROTH | stat.S_IWOTH) or path.startswith(MOUNTED):
+        return ""
+    return f"every user of this machine can {'change' if mode & stat.S_IWOTH else 'read'} {path}: chmod o= {path}"

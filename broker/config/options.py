@@ -175,7 +175,7 @@ def _read_secret(name: str, path: str) -> str:
         ValueError: it can not be read, or is empty: nobody would be asked for the secret.
     """
     try:
-        text = Path(path).read_text("utf-8").strip()
+        text = Path(path).read_text("utf-8-sig").strip()  # some editors begin a file with a byte order mark
     except OSError as error:
         if not os.path.isdir(os.path.dirname(path)) and not os.path.isabs(path):
             # Nor must this word reach a log.
@@ -260,12 +260,17 @@ def _patterns(text: str) -> tuple[str, ...]:
 
 
 def _pairs(text: str) -> dict[str, str]:
-    pairs = [word.partition(":") for word in _words(text)]
-    if not all(name and key for name, _, key in pairs):
-        raise ValueError("expected name:key pairs")
-    found = {name: key for name, _, key in pairs}
-    if len(found) != len(pairs) or len(set(found.values())) != len(pairs):
-        raise ValueError("expected each name and each key once")
+    found: dict[str, str] = {}
+    names: dict[str, str] = {}  # by their keys
+    for number, word in enumerate(_words(text), 1):
+        name, _, key = word.partition(":")
+        if not (name and key):
+            raise ValueError(f"expected name:key pairs, and number {number} is none")  # not itself: it may be a key
+        if name in found:
+            raise ValueError(f"expected each name and each key once, and {name!r} is there twice")
+        if key in names:
+            raise ValueError(f"expected each name and each key once, and {name!r} has that of {names[key]!r}")
+        found[name], names[key] = key, name
     return found
 
 

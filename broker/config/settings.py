@@ -17,7 +17,7 @@ import attrs
 
 from broker.config.addresses import is_local, is_redis, without_password
 from broker.config.aliases import aliases
-from broker.config.files import unreadable, unwritable
+from broker.config.files import open_to_others, unreadable, unwritable
 from broker.config.machine import memory_bytes, usable_cores
 from broker.config.options import (
     BYTES,
@@ -51,6 +51,9 @@ from broker.patterns import is_reserved
 ENV_PREFIX = "TXBROKER_"
 DAY = 86400.0  # seconds
 MAX_WAIT_MS = 4000  # milliseconds: less than broker/redis/connection.py waits for any reply
+# What PyJWT takes for a public or private key, which is no secret that an issuer and the broker could share.
+NO_SHARED_SECRET = re.compile(r"-----BEGIN |\A(?:ssh|ecdsa)-")
+MIN_SIGNING_SECRET = 32  # bytes of one that tokens are signed with, which is not warned about
 MIN_SECRET = 16  # characters of a secret that is not warned about
 PROTOCOLS = ("owlmeans", "ganomede", "thinws", "hpkv", "microstream", "http")
 DEFAULT_PORT = 8000
@@ -518,6 +521,7 @@ class Settings:
         reader = EnvironmentReader(ENV_PREFIX, options_of(cls), environ, aliases(environ, notes))
         others = OwnReader(ENV_PREFIX, own or {}, environ, reader.known)
         notes += _unknown_names(environ, reader.known | others.known)
+        notes += _open_secrets(environ)
         if reader.values.get("redis_wait_replicas") and not is_redis(str(reader.values.get("store", ""))):
             notes.append("TXBROKER_REDIS_WAIT_REPLICAS has no effect: TXBROKER_STORE is no Redis")
         directory = environ.get("STATE_DIRECTORY", "").partition(":")[0]  # systemd may name several
@@ -596,6 +600,11 @@ class Settings:
         shared = {self.api_secret, self.api_secret_previous, *self.api_keys.values()}
         if self.admin_secret and self.admin_secret in shared:
             found.append("TXBROKER_ADMIN_SECRET: clients have the same word; let it be one that operators alone know")
+        if NO_SHARED_SECRET.search(self.jwt_secret):
+            found.append(
+                "TXBROKER_JWT_SECRET: that is a key or a certificate of public-key cryptography, by which HS256 signs "
+                "nothing: set TXBROKER_JWT_PUBLIC_KEY_FILE to the file of the public key"
+            )
         if self.jwt_secret and self.jwt_secret in shared:
             found.append("TXBROKER_JWT_SECRET: clients have the same word, by which they could sign tokens of anybody")
         if not self.listen:
@@ -665,11 +674,8 @@ class Settings:
     def _contradictions(self) -> list[str]:
         """Return a sentence for each two options that can not hold together."""
         found = []
-        if len(self.tls_key_file) != len(self.tls_certificate_file):
-            found.append(
-                "TXBROKER_TLS_KEY_FILE: expected one for each certificate of TXBROKER_TLS_CERTIFICATE_FILE, "
-                f"which names {len(self.tls_certificate_file)}"
-            )
+        if self.unpaired_keys:
+            found.append(self.unpaired_keys)
         if self.ping_seconds and not self.pong_seconds:
             found.append("TXBROKER_PONG_SECONDS: expected more than 0: no client could answer a ping in time")
         if "call_timeout_seconds" in self.sources and self.call_timeout_seconds > self.max_call_timeout_seconds:
@@ -678,6 +684,17 @@ class Settings:
                 f"which is {self.max_call_timeout_seconds:g}"
             )
         return found
+
+    @property
+    def unpaired_keys(self) -> str:
+        """A sentence when there is not one private key for each certificate, else ""."""
+        number = len(self.tls_certificate_file)
+        if len(self.tls_key_file) == number:
+            return ""
+        return (
+            "TXBROKER_TLS_KEY_FILE: expected one for each certificate of TXBROKER_TLS_CERTIFICATE_FILE, "
+            f"which names {number}"
+        )
 
     def weaknesses(self) -> list[str]:
         """Return a sentence for each credential that is easily guessed or mistaken."""
@@ -694,6 +711,17 @@ class Settings:
             for name, word in words.items()
             if 0 < len(word) < MIN_SECRET
         ]
+        if MIN_SECRET <= len(self.jwt_secret.encode("utf-8", "surrogatepass")) < MIN_SIGNING_SECRET:
+            found.append(
+                f"{ENV_PREFIX}JWT_SECRET has fewer than {MIN_SIGNING_SECRET} bytes, the least for HS256 (RFC 7518, 3.2)"
+            )
+        found += [
+            f"{ENV_PREFIX}{name} has characters other than those of ASCII that are printed: clients can not show it in "
+            "a header field"
+            for name, word in words.items()
+            if name != "JWT_SECRET" and not (word.isascii() and word.isprintable())
+        ]
+        found += [f"{ENV_PREFIX}TLS_KEY_FILE: {note}" for note in map(open_to_others, self.tls_key_file) if note]
         found += [
             f"{ENV_PREFIX}API_KEYS: {name!r} is a reserved name; the client id of the key is key:{name}"
             for name in self.api_keys
@@ -752,6 +780,12 @@ class Settings:
 
 def _variable(attribute: str) -> str:
     return ENV_PREFIX + attribute.upper()
+
+
+def _open_secrets(environ: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each file with a secret that other users of the machine can read or change."""
+    names = [f"{_variable(name)}_FILE" for name, known in options_of(Settings).items() if known.secret]
+    return [f"{name}: {note}" for name in names if (note := open_to_others(environ.get(name, "")))]
 
 
 def _unreadable_files(values: Mapping[str, Any]) -> set[str]:

@@ -99,7 +99,7 @@ def test_a_star_allows_any(host):
     assert Hosts(("*",)).admit(host)
 
 
-@pytest.mark.parametrize("text", ["", "[", "http://broker.lan", "broker.lan/", ":8000"])
+@pytest.mark.parametrize("text", ["", "[", "http://broker.lan", "broker.lan/", ":8000", "*.broker.lan"])
 def test_what_is_no_name_can_not_be_allowed(text):
     with pytest.raises(ValueError, match="TXBROKER_ALLOWED_HOSTS"):
         Hosts(("broker.lan", text))

@@ -143,7 +143,13 @@ def test_a_request_that_names_no_host_has_no_page_of_its_own():
     assert not admits("http://h", host="", this_machine=True)
 
 
-@pytest.mark.parametrize("text", ["app.example", "https://", "app.example:8000", "https://a@b", "http://*.example:x"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("app.example", "https://", "app.example:8000", "https://a@b", "http://*.example:x"),
+        *("https://*.app.example", "https://*", "https://app.example:65536"),
+    ],
+)
 def test_what_is_no_origin_can_not_be_allowed(text):
     with pytest.raises(ValueError, match="TXBROKER_ALLOWED_ORIGINS"):
         Origins((*APP, text))

@@ -127,6 +127,8 @@ def test_to_act_as_another_needs_a_rule_even_where_a_verb_without_one_is_permitt
 WRONG = {
     "[user.bob.fly]\nallow = []": ":1: [user.bob.fly] no such verb; there are",
     "[user.bob.raed]": "did you mean read?",
+    "[user.ann.smith.read]\nallow = []": 'a dot in it stands in quotes: [user."ann.smith".read]',
+    '[user.bob]\nread = ["x"]': "[user.bob.read] takes allow and deny, each a list of patterns in a line below it",
     "[user.bob.call]\nallowed = []": "takes allow and deny",
     "[user.bob]\ncall = 5": "takes allow and deny",
     "[user]\nbob = 5": "takes a table for each verb",

@@ -1,5 +1,6 @@
 """JSON web tokens: what is accepted, and whom they name."""
 
+import datetime
 import json
 import time
 from collections.abc import Callable
@@ -7,8 +8,10 @@ from typing import Any
 
 import jwt
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from jwt.algorithms import get_default_algorithms
 
 from broker.access.principals import Access, make_access
@@ -229,6 +232,20 @@ def test_a_file_without_a_public_key_that_signs_tokens_is_refused(tmp_path):
     files[1].write_bytes(b"\xff\0")
     for file in files:
         with pytest.raises(Invalid, match="TXBROKER_JWT_PUBLIC_KEY_FILE"):
+            make_access(Settings(jwt_public_key_file=str(file)))
+
+
+def test_what_a_file_holds_in_the_place_of_a_public_key_is_told(tmp_path):
+    file = tmp_path / "key.pem"
+    key = KINDS["ES256"]()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "issuer")])
+    year = datetime.datetime(2026, 1, 1), datetime.datetime(2027, 1, 1)
+    maker = x509.CertificateBuilder(name, name, key.public_key(), 1, *year)
+    certificate = maker.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+    for text, told in ((private, "openssl pkey -pubout"), (certificate, "openssl x509 -noout -pubkey"), ("", "curve$")):
+        file.write_text(text)
+        with pytest.raises(Invalid, match=told):
             make_access(Settings(jwt_public_key_file=str(file)))
 
 

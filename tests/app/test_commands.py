@@ -205,6 +205,14 @@ def test_what_is_wrong_with_the_settings_together_is_found(give, environ):
     assert next(iter(environ)) in errors or "nothing" in errors
 
 
+def test_certificates_without_a_key_for_each_are_told_once(give):
+    environ = {"TXBROKER_TLS_CERTIFICATE_FILE": f"{__file__} {__file__}", "TXBROKER_TLS_KEY_FILE": __file__}
+    problems = json.loads(give("check", "--json", **environ)[1])["problems"]
+    assert [problem for problem in problems if "CERTIFICATE_FILE" in problem] == [
+        "TXBROKER_TLS_KEY_FILE: expected one for each certificate of TXBROKER_TLS_CERTIFICATE_FILE, which names 2"
+    ]
+
+
 def test_a_weak_secret_is_warned_about_and_can_be_used(give):
     status, said, errors = give("check", TXBROKER_API_SECRET="short")
     assert (status, said) == (0, "the settings can be used\n")
@@ -407,6 +415,18 @@ def test_without_a_key_no_web_token_is_minted_but_the_daemon_mints_one(give):
     assert give.json("token", "revoke", text=text) == {"revoked": True}
     assert give("token", "verify", text=text)[0] == 1
     assert give("token", "mint", "--api-key", "bob")[0] == 1
+
+
+def test_a_token_that_nobody_could_use_is_not_minted(give):
+    give.broker.access.mode = "required"
+    status, said, errors = give("token", "mint", "--hpkv", "--access", ".*")
+    assert (status, said, "--api-key" in errors) == (1, "", True)
+
+
+def test_a_web_token_is_not_revoked_and_it_is_told_what_can_be_done(give):
+    text = jwt.encode({"sub": "ann", "exp": 4e9}, SECRET)
+    status, said, errors = give("token", "revoke", text=text)
+    assert (status, said, "a JSON web token of somebody else ends at its exp" in errors) == (1, "", True)
 
 
 def test_a_token_in_use_is_revoked_by_its_id(give):

@@ -267,10 +267,46 @@ def test_no_bytes_at_all_are_refused(name: str):
     ]
 
 
-def test_key_of_two_clients_is_refused():
-    assert problems_of(TXBROKER_API_KEYS="a:same b:same") == [
-        "TXBROKER_API_KEYS: expected each name and each key once",
-    ]
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a:same b:same", "expected each name and each key once, and 'b' has that of 'a'"),
+        ("a:one b:two a:three", "expected each name and each key once, and 'a' is there twice"),
+        ("a:one s3cret", "expected name:key pairs, and number 2 is none"),
+    ],
+)
+def test_the_client_whose_key_is_wrong_is_named_and_its_key_is_not(text: str, problem: str):
+    assert problems_of(TXBROKER_API_KEYS=text) == [f"TXBROKER_API_KEYS: {problem}"]
+
+
+@pytest.mark.parametrize("start", ["-----BEGIN PUBLIC KEY-----\n", "-----BEGIN CERTIFICATE-----\n", "ssh-rsa AAAA"])
+def test_a_public_key_is_no_secret_to_sign_tokens_with(start: str):
+    (problem,) = problems_of(TXBROKER_JWT_SECRET=start + "x" * 40)
+    assert "TXBROKER_JWT_PUBLIC_KEY_FILE" in problem
+
+
+def test_a_file_with_a_byte_order_mark_has_the_same_names_as_without(tmp_path: Path):
+    file = tmp_path / "keys"
+    file.write_bytes(b"\xef\xbb\xbfmailer:0123456789abcdef\r\n")
+    file.chmod(0o600)
+    assert Settings.from_environ({"TXBROKER_API_KEYS_FILE": str(file)}).api_keys == {"mailer": "0123456789abcdef"}
+
+
+@pytest.mark.parametrize(("mode", "told"), [(0o600, ""), (0o640, ""), (0o644, "can read"), (0o602, "can change")])
+def test_a_file_with_a_secret_that_others_can_open_is_warned_of(tmp_path: Path, mode: int, told: str):
+    file = tmp_path / "secret"
+    file.write_text("0123456789abcdef")
+    file.chmod(mode)
+    warnings = Settings.from_environ({"TXBROKER_API_SECRET_FILE": str(file)}).warnings
+    assert [warning.startswith("TXBROKER_API_SECRET_FILE: ") and told in warning for warning in warnings] == [
+        True
+    ] * bool(told)
+
+
+@pytest.mark.parametrize("secret", ["geheim-schl\u00fcssel-geheim", "one-line-of-a-secret\nanother"])
+def test_a_secret_that_a_header_field_can_not_have_is_warned_of(secret: str):
+    (warning,) = Settings.from_environ({"TXBROKER_API_SECRET": secret}).warnings
+    assert (warning.startswith("TXBROKER_API_SECRET has characters"), secret in warning) == (True, False)
 
 
 def test_required_credential_that_nobody_can_have_is_refused():
@@ -419,9 +455,10 @@ def test_credentials_that_are_easily_guessed_or_mistaken_are_warned_about():
     assert [word in "".join(warnings) for word in ("API_SECRET", "'bob'", "JWT_SECRET", "'user'")] == [
         True,
         True,
-        False,
+        True,
         True,
     ]
+    assert Settings.from_environ({"TXBROKER_JWT_SECRET": "x" * 32}).warnings == ()
     assert "reserved" in warnings[-1]
     assert not [word for word in ("short", "long-enough-to-be-safe") if word in " ".join(warnings)]
 

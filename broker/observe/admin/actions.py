@@ -199,6 +199,10 @@ class Actions:
 
     async def _mint(self, peer: IPeer, mint: Mint) -> Done:
         access = self._parts.access
+        if not mint.key and access.mode == "required":
+            raise Invalid(
+                "key", message="Nobody could use a token of no key: name one of TXBROKER_API_KEYS (--api-key)."
+            )
         found = access.by_key(mint.key) if mint.key else access.anonymous
         if found is None:
             raise NotFound("key", mint.key, message=f"TXBROKER_API_KEYS has no key {mint.key[:MAX_SHOWN]}.")

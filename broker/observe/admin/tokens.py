@@ -77,7 +77,7 @@ class TokenPage:
             else:
                 await peer.revoke(asked.token or "")
         except Unauthenticated:
-            return problem(400, "This is no token of this broker.")
+            return problem(400, "This is no token of this broker; a JSON web token of somebody else ends at its exp.")
         except NotFound as error:
             return problem(404, str(error))
         log.info("a token was revoked by {address}", address=request.address or UNIX)
