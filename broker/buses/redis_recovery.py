@@ -266,12 +266,21 @@ class GapRecovery:
                 if not marks:
                     return True  # the mark became known in between, and nothing was missed
                 gap.mark = min(marks)
-            after = await self._first_missed(topic, gap.mark) - 1
+            after = await self._first_missed(topic, min([gap.mark, *self._received(topic)])) - 1
             if after > 0 and gap.waiting:
                 # What has come may be from before the mark, by a subscription that began earlier.
                 after = min(after, gap.waiting[0].id - 1)
         complete = await self._deliver_after(topic, after, era)
         return complete
+
+    def _received(self, topic: str) -> list[int]:
+        """Return the marks up to which those that want *topic* have surely got its events, as far as they are known.
+
+        What one of them reads is the last that was seen: what is on its way to others, or missed by them, and before
+        that, would never be delivered.
+        """
+        matching = [each for each in self._subscriptions.matching(topic) if each.mark != UNKNOWN_MARK]
+        return [max(self._mark, each.base) if each.mark is None else each.mark for each in matching]
 
     async def _first_missed(self, topic: str, mark: int) -> int:
         """Return the id of the first event of *topic* after *mark* that has not come yet; 0 for none."""

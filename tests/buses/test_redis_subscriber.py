@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -18,14 +19,15 @@ from broker.redis.event_codec import encode_message
 
 @attrs.define(eq=False)
 class Source:
-    """A log for each topic; ``away`` lets every question fail, ``slow`` keeps the answers back."""
+    """A log for each topic; ``away`` fails all questions, ``slow`` keeps the answers back, ``late`` the questions."""
 
     events: dict[str, list[tuple[int, Event]]] = attrs.field(factory=dict)
     last: int = 0
     epoch: str = "e1"
     server: str = ""
     away: bool = False
-    slow: list[tuple[Deferred[Any], Any]] | None = None
+    slow: list[tuple[Deferred[Any], Callable[[], Any]]] | None = None
+    late: bool = False
     publishing: set[str] = attrs.field(factory=set)
     resume: Any = None
 
@@ -47,31 +49,37 @@ class Source:
         self.last = self.events[topic][-1][0]
         return self.last
 
-    def _answer(self, result: Any) -> Deferred[Any]:
+    def _answer(self, question: Callable[[], Any]) -> Deferred[Any]:
         if self.away:
             return fail(Unavailable("store"))
+        result = question()
         if self.slow is None:
             return succeed(result)
         waiting: Deferred[Any] = Deferred()
-        self.slow.append((waiting, result))
+        self.slow.append((waiting, question if self.late else lambda: result))
         return waiting
 
     def release(self) -> None:
-        waiting, self.slow = self.slow or [], None
-        for answer, result in waiting:
-            answer.callback(result)
+        waiting, self.slow, self.late = self.slow or [], None, False
+        for answer, question in waiting:
+            answer.callback(question())
+
+    def release_next(self) -> None:
+        assert self.slow is not None
+        answer, question = self.slow.pop(0)
+        answer.callback(question())
 
     def mark(self) -> Deferred[int]:
-        return self._answer(self.last)
+        return self._answer(lambda: self.last)
 
     def changes(self, mark: int) -> Deferred[dict[str, int]]:
-        return self._answer({topic: log[-1][0] for topic, log in self.events.items() if log[-1][0] > mark})
+        return self._answer(lambda: {topic: log[-1][0] for topic, log in self.events.items() if log[-1][0] > mark})
 
     def since(self, topic: str, mark: int) -> Deferred[int]:
-        return self._answer(next((event.id for at, event in self.events.get(topic, ()) if at > mark), 0))
+        return self._answer(lambda: next((event.id for at, event in self.events.get(topic, ()) if at > mark), 0))
 
     def read(self, topic: str, after: int, limit: int, max_bytes: int = 0) -> Deferred[list[Event]]:
-        return self._answer([event for _, event in self.events.get(topic, ()) if event.id > after][:limit])
+        return self._answer(lambda: [event for _, event in self.events.get(topic, ()) if event.id > after][:limit])
 
     def publishes(self, origin: str) -> bool:
         return origin in self.publishing
@@ -551,7 +559,7 @@ def test_waiting_has_an_end_when_redis_is_away(world: World) -> None:
 def test_what_is_appended_after_waiting_has_ended_is_heard_though_the_mark_comes_later(world: World) -> None:
     world.heartbeat()
     world.cut()
-    world.source.slow = []
+    world.source.slow, world.source.late = [], True
     world.listen("t")
     waiting = world.subscriber.listening()
     assert waiting is not None
@@ -559,7 +567,6 @@ def test_what_is_appended_after_waiting_has_ended_is_heard_though_the_mark_comes
     assert waiting.called
     world.post(announce=False)
     # Asked once more by the store, when it has connected again.
-    world.source.slow = [(answer, world.source.last) for answer, _ in world.source.slow]
     world.source.release()
     world.connect()
     assert world.ids == [1]

@@ -412,4 +412,18 @@ FOUND: dict[str, Schedule] = {
             Step(7.967, "redis", "hang", (7.85,)),
         ),
     ),
+    "an event on its way by a pattern was dropped, since a newcomer to its topic had read the one after it": Schedule(
+        944155,
+        3,
+        6,
+        (
+            Step(1.736, "c1", "read", ("durable.a",)),
+            Step(2.414, "c4", "observe", ("durable.>",)),
+            Step(2.462, "c4", "join", ("durable.room",)),
+            Step(2.508, "n1", "lag", (1.0, 2.379)),
+            Step(3.506, "c4", "observe", ("durable.f",)),
+            Step(4.728, "c2", "post", ("durable.f",)),
+            Step(4.883, "c2", "post", ("durable.f",)),
+        ),
+    ),
 }

@@ -89,6 +89,11 @@ MUTANTS: dict[str, Mutant] = {
         53,
         Edit(GapRecovery, "on_event", "if missed:", "if False:"),
     ),
+    "others not looked at": _known(
+        "what is read for one subscription begins at its mark, whatever others have got",
+        "an event on its way by a pattern was dropped, since a newcomer to its topic had read the one after it",
+        Edit(GapRecovery, "_read", "min([gap.mark, *self._received(topic)])", "gap.mark"),
+    ),
     "gap not filled": _mutant(
         "an event that comes after a hole is delivered at once",
         "seams",

@@ -17,7 +17,7 @@ from tests.simulation.schedule import Schedule, make_schedule
 from tests.simulation.shrink import shrink
 from tests.simulation.world import Violation
 
-SEEDS, SOAK_SEEDS = 100, 50_000
+SEEDS, SOAK_SEEDS = 200, 50_000
 BLOCKS = 10  # tests that share the seeds, each of them perhaps in another process
 ROOT = Path(__file__).parents[2]
 
