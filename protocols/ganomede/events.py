@@ -174,10 +174,7 @@ class Events:
         while True:
             after, last = events[-1].id, self._is_last(events, limit)
             limit, left = limit - len(events), left - _bytes_of(events)
-            page = before + _joined(events)
-            events.clear()
-            yield page
-            del page
+            yield before + _drained(events)
             if last or left <= 0:
                 break
             events = await peer.read(channel, after, limit, max_bytes=left, page_bytes=self._page_bytes)
@@ -275,6 +272,13 @@ def encode(event: Event) -> bytes:
 def _joined(events: list[Event]) -> bytes:
     """Return *events* as the items of a JSON array."""
     return b",".join([event.render(encode) for event in events])
+
+
+def _drained(events: list[Event]) -> bytes:
+    """Return *events* as the items of a JSON array, and forget them."""
+    items = _joined(events)
+    events.clear()
+    return items
 
 
 def _bytes_of(events: list[Event]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -182,3 +183,23 @@ def test_events_that_come_while_an_answer_is_sent_may_be_in_it(channel: Channel)
     stream: Any = channel.get().body
     channel.fill(300)
     assert [event["id"] for event in json.loads(whole(stream))] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_page_that_is_sent_is_kept_by_nobody_else(channel: Channel) -> None:
+    channel.fill(*(300,) * 10)
+    peer = channel.broker.attach("ganomede", "127.0.0.1")
+    request = HttpRequest("GET", EVENTS, "clientId=c&channel=ch&after=0", {}, address="127.0.0.1")
+    answer = value_of(Deferred.fromCoroutine(channel.dialect.answer(peer, request)))
+    page = first_of(answer.body)
+    references = sys.getrefcount(page)
+    assert page.startswith(b'[{"id":1,')
+    assert references == 2  # of this function, and of the call
+
+
+def first_of(pages: Any) -> bytes:
+    """Return the first page of *pages*, which need not wait for it."""
+    try:
+        pages.__anext__().send(None)
+    except StopIteration as stop:
+        page: bytes = stop.value
+    return page
