@@ -19,9 +19,9 @@ log = Logger()
 M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3  # of <malloc.h>
 OWN_PAGES = 1 << 17  # bytes
 # Thresholds of garbage collection.  The youngest generation is collected when 10,000 more objects were made than have
-# gone: that takes a few milliseconds.  The next takes the longer the more is under way: it waits for 300 of those, and
-# all wait for 30 of these.  ``MemoryTrimmer`` collects whenever there is time.
-COLLECTIONS = (10_000, 300, 30)
+# gone: that takes a few milliseconds.  The next takes the longer the more is under way: it waits for 100 of those, and
+# all wait for 100 of these.  ``MemoryTrimmer`` collects whenever there is time.
+COLLECTIONS = (10_000, 100, 100)
 # Open files besides connections: the store, the log, Redis, libraries, and those who ask for pages over the limit.
 OTHER_FILES = 264
 
