@@ -20,6 +20,7 @@ from broker.errors import BrokerError
 from broker.remembered import remembered
 
 __all__ = [
+    "EVENT_BYTES",
     "MAX_EXPIRY",
     "MAX_ID",
     "MAX_TIME",
@@ -55,6 +56,7 @@ _encode = msgspec.json.Encoder().encode
 
 SHARED = "shared"  # who owns what principals use that name nobody
 MIN_RENDERINGS = 4  # of one event that are kept, however large it is: one for each dialect
+EVENT_BYTES = 450  # that an event takes in memory besides its body and what it is rendered to, about
 MAX_RENDERED_BYTES = 1 << 20  # of one event's bodies in them, if there are more
 # In seconds since the epoch.
 MAX_TIME = 8.64e12  # the last moment that a Date of JavaScript can hold

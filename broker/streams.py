@@ -22,6 +22,8 @@ from broker.sessions import BaseSession
 # Closed so, the client has not got all that was for it; otherwise the body ends as if that was its end.
 INCOMPLETE = (CloseCode.TRY_AGAIN_LATER, CloseCode.INTERNAL_ERROR)
 
+WRITE_BYTES = 1 << 14  # from which on what waits is written for itself
+
 
 @attrs.define(eq=False)
 class StreamSession(BaseSession):
@@ -112,9 +114,7 @@ class StreamSession(BaseSession):
         """Send what was kept."""
         self._paused = False
         while self._pieces and not self._paused:
-            piece = self._pieces.popleft()
-            self._count(-len(piece))
-            self._consumer.write(piece)
+            self._consumer.write(self._next_pieces())
         self.paused = self._paused or bool(self._pieces)
         if not self.ended and not self.paused:
             self.drained()
@@ -177,6 +177,15 @@ class StreamSession(BaseSession):
             self._grace.start()
         if self._grace is None or self.waiting > HARD_LIMIT * limit:
             self._too_slow()
+
+    def _next_pieces(self) -> bytes:
+        """Return what was kept first: of thousands of small pieces as many at once as are worth a write."""
+        pieces, size = [], 0
+        while self._pieces and size < WRITE_BYTES:
+            pieces.append(self._pieces.popleft())
+            size += len(pieces[-1])
+        self._count(-size)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _too_slow(self) -> None:
         self.peer.slow_consumer()

@@ -15,7 +15,7 @@ from broker.core.grace import HARD_LIMIT
 from broker.errors import Denied
 from broker.interfaces import IHttpDialect, IPeer, ISession
 from broker.messages import CloseCode, Event, HttpRequest, Response
-from broker.streams import StreamSession
+from broker.streams import WRITE_BYTES, StreamSession
 from broker.testing import UNREAD_BYTES, FakeStream, http_request, make_broker, value_of
 from tests.support.logs import failures_of, lines_of
 
@@ -94,6 +94,23 @@ class Scene:
         assert self.broker.memory.used == 0
         assert len(self.broker.topics) == 0
         assert len(self.clock.getDelayedCalls()) == self.calls
+
+
+def test_thousands_of_small_pieces_are_few_writes() -> None:
+    scene = Scene(send_queue_bytes=WRITE_BYTES * 4)
+    stream = scene.open()
+    scene.fill()
+    for number in range(WRITE_BYTES // 2):
+        scene.publish(b"%d" % (number % 10) * 4)
+    writes: list[int] = []
+    consumer = scene.listener._consumer
+    write = consumer.write
+    consumer.write = lambda data: (writes.append(len(data)), write(data))
+    assert len(stream.take()) > UNREAD_BYTES
+    assert writes == [WRITE_BYTES, WRITE_BYTES]
+    assert stream.take() == b"".join(b"%d" % (number % 10) * 4 for number in range(WRITE_BYTES // 2))
+    stream.leave()
+    scene.assert_nothing_is_left()
 
 
 def test_it_is_a_session() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from benchmarks.abuse.target import MEGABYTE, Target, attack
+from benchmarks.abuse.target import HOST, MEGABYTE, Target, attack
 from benchmarks.clients import WebSocket
 
 
@@ -162,6 +162,27 @@ def keys_that_expire(target: Target) -> None:
             number += 1
         link.drain()
         watcher.drain(0.05)
+
+
+@attack
+def changes_missed(target: Target) -> None:
+    """Clients that were away for thousands of changes, of both dialects that tell them, and do not read long."""
+    writer = target.owlmeans()
+    writer.send_call("broker.watch", "none.>")
+    began = json.loads(writer.receive())
+    position = {name: began["payload"][name] for name in ("epoch", "revision")}
+    target.fill([(f"k{number % 10}", "1") for number in range(9_900)])
+    head = f"GET /v1/keys {HOST}Accept: text/event-stream\r\nLast-Event-ID: {position['epoch']}-{position['revision']}"
+    while not target.over():
+        links = [target.owlmeans() for _ in range(5)]
+        for link in links:
+            link.send_call("broker.watch", ">", {"from": position})
+        streams = [target.connect(f"{head}\r\n\r\n".encode()) for _ in range(5)]
+        for link in links:
+            link.drain(0.1)
+            link.close()
+        for stream in streams:
+            stream.close()
 
 
 @attack

@@ -73,12 +73,13 @@ class ChangeBatch:
         return end - start
 
     def after(self, revision: int) -> Iterator[Event]:
-        """Yield the changes after *revision*."""
-        for index in range(
-            bisect_right(range(len(self._ends)), revision, self._first, key=self._revision), len(self._ends)
-        ):
-            original, topic, name, body, time, id, epoch, origin = self._read(index)
-            yield Event(topic, name, body, "", time, id, epoch, origin, "", original)
+        """Return the changes after *revision* that there are now: also those that are dropped before they are read."""
+        count = len(self._ends)
+        return map(self._event, range(bisect_right(range(count), revision, self._first, key=self._revision), count))
+
+    def _event(self, index: int) -> Event:
+        original, topic, name, body, time, id, epoch, origin = self._read(index)
+        return Event(topic, name, body, "", time, id, epoch, origin, "", original)
 
     def _place(self, index: int) -> tuple[int, int]:
         return self._ends[index - 1] if index else 0, self._ends[index]

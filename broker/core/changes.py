@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from itertools import chain
 from math import inf
 
 from twisted.internet.interfaces import IReactorTime
@@ -59,12 +61,16 @@ class RecentChanges:
             if not batches[0]:
                 batches.popleft()
 
-    def after(self, revision: int, head: int) -> list[Event] | None:
-        """Return the changes after *revision*, when *head* is the last that was given; None: not all are kept."""
+    def after(self, revision: int, head: int) -> Iterator[Event] | None:
+        """Return the changes after *revision*, when *head* is the last that was given; None: not all are kept.
+
+        They are made one by one, as they are there now, whenever that is.
+        """
         self.drop()
         if revision == head:
-            return []
+            return iter(())
         # Revisions have no hole as long as the daemon runs.
         if not self._batches or revision < self._batches[0].first_revision - 1:
             return None
-        return [change for batch in self._batches if batch.last_revision > revision for change in batch.after(revision)]
+        later = [batch.after(revision) for batch in self._batches if batch.last_revision > revision]
+        return chain.from_iterable(later)

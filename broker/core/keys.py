@@ -250,12 +250,21 @@ class Keys:
         """
         if self._recent is not None:
             head = await self._store.revision(SPACE)
-            changes = self._recent.after(after, head)
+            kept = self._recent.after(after, head)
+            changes = None if kept is None else await self._in_slices(kept)
         else:
             head, changes = await cast(ISharedStore, self._store).key_changes(SPACE, after, MAX_SECONDS)
         if after > head:
             raise Invalid("from")
         return changes
+
+    async def _in_slices(self, changes: Iterable[Event]) -> list[Event]:
+        """Return *changes*, of which there may be thousands."""
+        found, end = [], self._slices.deadline()
+        for change in changes:
+            end = await self._slices.checked(end)
+            found.append(change)
+        return found
 
     async def keep_changes(self, watcher: Watcher, previous: bool) -> None:
         """Return when changes are kept, and with *previous* say the value before, as long as *watcher* watches."""

@@ -10,9 +10,10 @@ import msgspec
 
 from broker.answers import milliseconds
 from broker.core.keys import merge
+from broker.core.slices import slices_of
 from broker.errors import Conflict, Invalid, NotFound, TooLarge
 from broker.jsontext import ERRORS
-from broker.messages import MAX_EXPIRY, MAX_TIME, Entry, Event, Response, revision_of
+from broker.messages import EVENT_BYTES, MAX_EXPIRY, MAX_TIME, Entry, Event, Response, revision_of
 from broker.patterns import KEY_PREFIX
 from broker.streams import StreamSession
 from protocols.http.answers import Refusal, answer, encode, etag, problem
@@ -23,8 +24,7 @@ from protocols.http.streams import beginning, frame, stream_answer
 
 MAX_LIMIT = 1000  # entries of one answer
 MAX_BYTES = 1 << 19  # of the entries of one answer
-MAX_HELD = 10_000  # changes that wait for the entries before them
-MAX_HELD_BYTES = 1 << 23
+MAX_HELD_BYTES = 1 << 22  # of changes that wait for what comes before them
 HIGHEST = "\U0010ffff"  # nothing sorts after it
 TRIES = 100  # of a conditional change, while others change the key
 JSON, TEXT = "application/json", "text/plain; charset=utf-8"
@@ -245,29 +245,41 @@ class KeyStream(StreamSession):
         if self.waiting_changes is None:
             self.change(event)
             return
-        size = len(event.body or b"")
-        if len(self.waiting_changes) >= MAX_HELD or self._size + size > MAX_HELD_BYTES:
+        size = len(event.body or b"") + EVENT_BYTES
+        if self._size + size > MAX_HELD_BYTES:
             self.disconnect(1013, "too much before the entries")
             return
         self.waiting_changes.append(event)
         self._hold(size)
 
     def change(self, event: Event) -> None:
-        """Send the change of a key, unless the client has it."""
+        """Send the change of a key, unless it is of another, or the client has it."""
         revision = revision_of(event)
         key = event.topic.removeprefix(KEY_PREFIX)
+        if not key.startswith(self.prefix):
+            return
         if revision and (revision <= self.began or revision <= self.included.get(key, 0)):
             return
         if self.included and revision > self.newest:
             self.included = {}  # those that come after it are new, too
         self.send(event.render(change_frame, self.peer.epoch))
 
-    def go_on(self) -> None:
-        """Send what has waited, and what comes at once."""
-        waiting, self.waiting_changes = self.waiting_changes, None
-        self._hold(-self._size)
-        for event in waiting or ():
-            self.change(event)
+    async def changes(self, events: list[Event]) -> None:
+        """Send the changes of keys, and take them off the list: to drop thousands at once takes its time, too."""
+        slices = slices_of(self.peer.clock)
+        end = slices.deadline()
+        events.reverse()
+        while events:
+            end = await slices.checked(end)
+            self.change(events.pop())
+
+    async def go_on(self) -> None:
+        """Send what has waited, and from then on at once what comes."""
+        while waiting := self.waiting_changes:
+            self.waiting_changes = []
+            self._hold(-self._size)
+            await self.changes(waiting)
+        self.waiting_changes = None
 
     def closed(self, code: int, reason: str) -> None:
         """Keep nothing any more."""
@@ -302,13 +314,12 @@ async def follow(call: Call) -> Response:
     if missed is not None and since is not None:
         session.send(beginning(f"{since.epoch}-{since.id}"))
         session.began = since.id
-        for change in missed:
-            if change.topic.removeprefix(KEY_PREFIX).startswith(prefix):
-                session.change(change)
-        session.began = revision_of(missed[-1]) if missed else since.id
+        newest = revision_of(missed[-1]) if missed else since.id
+        await session.changes(missed)
+        session.began = newest
     else:
         await _send_entries(session, prefix)
-    session.go_on()
+    await session.go_on()
     return stream_answer(session)
 
 
@@ -327,9 +338,12 @@ async def _send_entries(session: KeyStream, prefix: str) -> None:
     session.send(beginning())
     session.send(frame("broker.snapshot", encode({"epoch": epoch, "revision": revision})))
     after, more, size = None, True, 0
+    slices = slices_of(peer.clock)
+    end = slices.deadline()
     while more:
         found, more = await _entries(peer, prefix, after, MAX_LIMIT)
         for key, entry in found:
+            end = await slices.checked(end)
             if entry.revision > revision:
                 session.included[key] = entry.revision
                 session.newest = max(session.newest, entry.revision)

@@ -11,17 +11,16 @@ from twisted.internet.interfaces import IDelayedCall
 from broker.core.tree import PatternTree
 from broker.errors import RateLimited, TooLarge
 from broker.interfaces import ILink, IPeer
-from broker.messages import CloseCode, Entry, Event, Frame, revision_of
+from broker.messages import EVENT_BYTES, CloseCode, Entry, Event, Frame, revision_of
 from broker.patterns import KEY_PREFIX, is_pattern, literal_beginning, predicate_of
 from protocols.owlmeans import wire
 
 MAX_PATTERNS = 1000  # patterns of one session
-MAX_HELD_BYTES = 1 << 23  # of changes that wait for snapshots, or for the client to read those before them
+MAX_HELD_BYTES = 1 << 22  # of changes that wait for snapshots, or for the client to read those before them
 MAX_ENTRIES = 1000  # of one answer
 MAX_ANSWER_BYTES = 1 << 19  # of the entries of one answer
 MAX_BURST_BYTES = 1 << 18  # of changes that waited, until the client may have read some
 BURST_INTERVAL = 0.05  # seconds until the next of them
-CHANGE_BYTES = 200  # that a change takes besides its values, about
 HIGHEST = "\U0010ffff"  # nothing sorts after it
 
 Entries = list[tuple[str, Entry]]
@@ -280,7 +279,7 @@ class Watches:
 
 def _size(change: Event) -> int:
     """Return how many bytes *change* takes, about."""
-    return len(change.body or b"") + len(change.original) + CHANGE_BYTES
+    return len(change.body or b"") + len(change.original) + EVENT_BYTES
 
 
 def size_of(entries: Entries) -> int:

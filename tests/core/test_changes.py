@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 from twisted.internet.task import Clock
 
+from broker.core.change_batches import BATCH_BYTES
 from broker.core.changes import IDLE_BYTES, MAX_BYTES, MAX_CHANGES, MAX_SECONDS, RecentChanges
 from broker.messages import Event, KeyAnnouncement, previous_value, revision_of
 
@@ -27,7 +30,7 @@ def recent(clock: Clock) -> RecentChanges:
     return found
 
 
-def revisions(changes: list[Event] | None) -> list[int] | None:
+def revisions(changes: Iterable[Event] | None) -> list[int] | None:
     return None if changes is None else list(map(revision_of, changes))
 
 
@@ -39,7 +42,7 @@ def test_the_changes_after_a_revision_are_those_that_follow_it(recent: RecentCha
 
 
 def test_who_has_the_newest_needs_none_that_is_kept(recent: RecentChanges) -> None:
-    assert recent.after(0, 0) == recent.after(9, 9) == []
+    assert revisions(recent.after(0, 0)) == revisions(recent.after(9, 9)) == []
     assert recent.after(8, 9) is None
 
 
@@ -54,7 +57,20 @@ def test_changes_are_kept_for_five_minutes(recent: RecentChanges, clock: Clock) 
     clock.advance(MAX_SECONDS)
     recent.drop()
     assert len(recent) == 0
-    assert recent.after(2, 2) == []
+    assert revisions(recent.after(2, 2)) == []
+
+
+def test_what_is_dropped_or_added_while_changes_are_read_is_no_matter(recent: RecentChanges, clock: Clock) -> None:
+    for revision in range(1, 2 * BATCH_BYTES // 100):
+        recent.add(change(revision))
+    found = recent.after(2, 1000)
+    assert found is not None
+    assert revision_of(next(found)) == 3
+    clock.advance(MAX_SECONDS + 1)
+    recent.add(change(2 * BATCH_BYTES // 100))
+    recent.drop()
+    assert len(recent) == 1
+    assert revisions(found) == list(range(4, 2 * BATCH_BYTES // 100))
 
 
 def test_long_changes_are_far_fewer_where_nobody_watches(clock: Clock) -> None:
@@ -77,7 +93,7 @@ def test_as_many_short_changes_are_kept_where_nobody_watches(clock: Clock) -> No
     recent = RecentChanges(clock)
     for revision in range(1, MAX_CHANGES + 2):
         recent.add(change(revision))
-    assert len(recent.after(1, MAX_CHANGES + 1) or []) == MAX_CHANGES
+    assert len(list(recent.after(1, MAX_CHANGES + 1) or ())) == MAX_CHANGES
 
 
 def test_so_many_changes_are_kept(recent: RecentChanges) -> None:
@@ -86,7 +102,7 @@ def test_so_many_changes_are_kept(recent: RecentChanges) -> None:
     assert recent.after(0, MAX_CHANGES + 1) is None
     kept = recent.after(1, MAX_CHANGES + 1)
     assert kept is not None
-    assert len(kept) == MAX_CHANGES
+    assert len(list(kept)) == MAX_CHANGES
 
 
 def test_what_is_kept_of_a_change_is_not_what_it_was_rendered_to(recent: RecentChanges) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 
 import pytest
 
-from tests.protocols.http_api import Api, events_of
+from broker.core.slices import SLICE, slices_of
+from broker.testing import value_of
+from tests.protocols.http_api import STREAM, Answer, Api, events_of
 
 
 @pytest.fixture
@@ -129,3 +132,44 @@ def test_who_was_away_for_too_long_gets_the_entries_again(api: Api) -> None:
     put(api, "a", "1")
     events = events_of(api.listen("/keys", {"Last-Event-ID": "other-1"}).take())
     assert [event["event"] for event in events] == ["broker.snapshot", "set"]
+
+
+def test_thousands_of_changes_that_a_client_has_missed_are_sent_in_slices(api: Api) -> None:
+    """Each takes its time, and the others wait no longer than for some of them."""
+    stream = api.listen("/keys?prefix=k")
+    put(api, "k0", "a")
+    id = events_of(stream.take())[-1]["id"]
+    stream.leave()
+    for number in range(1, 30):
+        put(api, f"k{number}", "a")
+    slices = slices_of(api.clock)
+    pauses, slices.now = slices.pauses, count(0.0, SLICE / 2).__next__
+    answer = api.begin("GET", "/keys?prefix=k", headers={**STREAM, "Last-Event-ID": id})
+    for _ in range(20):
+        api.clock.advance(0)
+    assert not answer.called
+    put(api, "k30", "while it is under way")
+    api.clock.pump([SLICE] * 200)
+    assert answer.called
+    assert slices.pauses > pauses + 20
+    again = Answer(value_of(answer)).stream
+    put(api, "k31", "behind it")
+    found = [json.loads(event["data"])["key"] for event in events_of(again.take())]
+    assert found == [f"k{number}" for number in range(1, 32)]
+
+
+def test_who_leaves_while_changes_are_sent_leaves_nothing(api: Api) -> None:
+    stream = api.listen("/keys")
+    put(api, "k0", "a")
+    id = events_of(stream.take())[-1]["id"]
+    stream.leave()
+    for number in range(1, 30):
+        put(api, f"k{number}", "a")
+    slices = slices_of(api.clock)
+    slices.now = count(0.0, SLICE / 2).__next__
+    answer = api.begin("GET", "/keys", headers={**STREAM, "Last-Event-ID": id})
+    api.clock.advance(0)
+    put(api, "k30", "b")
+    answer.addErrback(lambda _: None).cancel()
+    api.clock.pump([SLICE] * 20)
+    assert (api.broker.memory.used, api.broker.keys.is_watched) == (0, False)

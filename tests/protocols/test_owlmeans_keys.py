@@ -359,7 +359,7 @@ def test_a_change_that_the_snapshot_has_does_not_follow_it(room, monkeypatch):
 
 
 def test_too_many_changes_during_the_snapshot_end_the_connection(room, monkeypatch):
-    monkeypatch.setattr("protocols.owlmeans.watches.MAX_HELD_BYTES", 1000)
+    monkeypatch.setattr("protocols.owlmeans.watches.MAX_HELD_BYTES", 1500)
     alice, bob = room.join("alice"), room.join("bob")
     never = Deferred()  # held here: with nobody to fire it, the watch would be collected as garbage
     monkeypatch.setattr(room.broker.store, "range", lambda *args: never)
