@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-import attrs
 import msgspec
 
 from broker.errors import Conflict
@@ -30,7 +29,7 @@ def head_conflict(event: Event, epoch: str, head: int) -> Conflict:
 def repeated(event: Event, epoch: str, first: First) -> Event:
     """Return *event* as a duplicate of the *first* one."""
     id, time = first
-    return attrs.evolve(event, id=id, epoch=epoch, time=time, duplicate=True)
+    return event.stored_as(id, epoch, time, duplicate=True)
 
 
 class Plan:

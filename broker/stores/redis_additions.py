@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar
 
-import attrs
-
 from broker.messages import Addition, Event, encode_text
 from broker.patterns import LOG_PREFIX
 from broker.redis.event_codec import encode_extras, encode_record
@@ -88,6 +86,5 @@ def _stored(additions: Sequence[Addition], times: list[float], results: list[Any
     stored = []
     for addition, time, result in zip(additions, times, results, strict=True):
         id, date, *duplicate = result if isinstance(result, list) else (result, time)
-        event = attrs.evolve(addition.event, id=id, epoch=epoch, time=float(date), duplicate=bool(duplicate))
-        stored.append(event)
+        stored.append(addition.event.stored_as(id, epoch, float(date), duplicate=bool(duplicate)))
     return stored

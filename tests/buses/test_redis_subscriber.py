@@ -45,7 +45,9 @@ class Source:
     def go_back(self, topic: str, to: int) -> int:
         """Lose the events of *topic* after id *to*; return the mark that is left."""
         self.epoch = f"{self.epoch}'"
-        self.events[topic] = [(at, attrs.evolve(event, epoch=self.epoch)) for at, event in self.events[topic][:to]]
+        self.events[topic] = [
+            (at, event.stored_as(event.id, self.epoch, event.time)) for at, event in self.events[topic][:to]
+        ]
         self.last = self.events[topic][-1][0]
         return self.last
 

@@ -147,7 +147,7 @@ def go_back(node: Node, events: int) -> None:
     kept = max(0, source.last - events)
     source.epoch += "'"
     for topic, log in list(source.events.items()):
-        log[:] = [(mark, attrs.evolve(event, epoch=source.epoch)) for mark, event in log if mark <= kept]
+        log[:] = [(mark, event.stored_as(event.id, source.epoch, event.time)) for mark, event in log if mark <= kept]
         if not log:
             del source.events[topic]
     source.last = kept
