@@ -21,6 +21,7 @@ from broker.core.lives import life_end
 from broker.core.pages import decode_cursor, encode_cursor, id_before_last, is_over, read_last_page, read_page
 from broker.core.shares import Share
 from broker.core.slices import slices_of
+from broker.core.time_limits import cancellable
 from broker.errors import BrokerError, Conflict, Invalid, NotDone, RateLimited, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES, Coro, IBus, IEventSource, ISharedStore, IStore
 from broker.messages import MAX_ID, Addition, Event, Position, Quota
@@ -254,12 +255,12 @@ class Channels:
     ) -> Deferred[list[Event]]:
         """Return at most *limit* events newer than id *after*, oldest first; see ``pages.read_page``."""
         page = read_page(self._store, LOG_PREFIX + topic, after, limit, max_bytes, self._slices, page_bytes)
-        return Deferred.fromCoroutine(page)
+        return cancellable(page)
 
     def latest(self, topic: str, limit: int, max_bytes: int = MAX_PAGE_BYTES) -> Deferred[list[Event]]:
         """Return the last *limit* events, oldest first; fewer when they have *max_bytes* bytes."""
         page = read_last_page(self._store, LOG_PREFIX + topic, limit, max_bytes, self._slices)
-        return Deferred.fromCoroutine(page)
+        return cancellable(page)
 
     def id_before_last(self, topic: str, limit: int) -> Coro[int | None]:
         """Return the id that the last *limit* events of *topic* follow; None: there are none."""

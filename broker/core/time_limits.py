@@ -1,4 +1,4 @@
-"""Work that is cancelled when it takes too long, and leaves nothing to the garbage collector then."""
+"""Work that may be cancelled, as when it takes too long, and leaves nothing to the garbage collector then."""
 
 from __future__ import annotations
 
@@ -16,11 +16,18 @@ T = TypeVar("T")
 def within(seconds: float, clock: IReactorTime, work: Coroutine[Deferred[Any], Any, T] | Deferred[T]) -> Deferred[T]:
     """Return the outcome of *work*; if there is none within *seconds*, it is cancelled and fails with TimeoutError.
 
-    That is ``twisted.internet.defer.TimeoutError``, as of ``Deferred.addTimeout``, which by itself leaves
-    a cycle when it cancels a coroutine: a failure knows the frames that it has passed, and one of those knows it.
+    That is ``twisted.internet.defer.TimeoutError``, as of ``Deferred.addTimeout``.
     """
-    found = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
-    return found.addErrback(_without_frames).addTimeout(seconds, clock).addErrback(_without_frames)
+    found = work.addErrback(_without_frames) if isinstance(work, Deferred) else cancellable(work)
+    return found.addTimeout(seconds, clock).addErrback(_without_frames)
+
+
+def cancellable(work: Coroutine[Deferred[Any], Any, T]) -> Deferred[T]:
+    """Return the outcome of *work*, as ``Deferred.fromCoroutine``, which leaves a cycle when it is cancelled.
+
+    A failure knows the frames that it has passed, with all that they have read, and one of those knows it.
+    """
+    return Deferred.fromCoroutine(work).addErrback(_without_frames)
 
 
 def _without_frames(failure: Failure) -> Failure:

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, succeed
 from broker.core.followers import Follower
 from broker.core.indices import Extract
 from broker.core.owners import CLIENT_ID, INDEX
+from broker.core.time_limits import cancellable
 from broker.errors import Invalid, RateLimited, TooLarge, Unauthenticated, Unavailable
 from broker.interfaces import MAX_PAGE_BYTES, MAX_PUBLICATIONS
 from broker.jsontext import is_json_type
@@ -295,7 +296,7 @@ class TopicVerbs(Client):
         self._allow("read", topic)
         read = partial(self._parts.channels.read, self._shown(topic), after, limit, max_bytes, page_bytes)
         # A page of so many bytes is one read, which the store bounds.
-        return read() if page_bytes else Deferred.fromCoroutine(self._read(read))
+        return read() if page_bytes else cancellable(self._read(read))
 
     async def _read(self, read: Callable[[], Deferred[list[Event]]]) -> list[Event]:
         async with self._reading("read", "events"):
@@ -305,7 +306,7 @@ class TopicVerbs(Client):
         """See ``IPeer.latest``."""
         self._allow("read", topic)
         latest = partial(self._parts.channels.latest, self._shown(topic), limit, max_bytes)
-        return Deferred.fromCoroutine(self._read(latest))
+        return cancellable(self._read(latest))
 
     def head(self, topic: str) -> Deferred[int]:
         """See ``IPeer.head``."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface import implementer
 
+from broker.core.time_limits import cancellable
 from broker.errors import BrokerError, Invalid, RateLimited, TooLarge
 from broker.interfaces import Coro, IHttpDialect, IPeer
 from broker.messages import HttpRequest, Response
@@ -118,7 +119,7 @@ class Http:
 
     async def _wait(self, work: Coro[Response]) -> Response:
         """Return what *work* returns, which may wait for long; refuse it when the daemon stops meanwhile."""
-        waiting = Deferred.fromCoroutine(work)
+        waiting = cancellable(work)
         self._waiting.add(waiting)
         try:
             return await waiting

@@ -79,6 +79,32 @@ def test_who_cancels_it_leaves_nothing_either(clock: Clock, garbage: Callable[[]
     assert (found, clock.getDelayedCalls(), garbage()) == ([CancelledError], [], 0)
 
 
+def test_a_read_that_is_cancelled_leaves_nothing(
+    clock: Clock, garbage: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, found = attach(make_broker(clock)), []
+    monkeypatch.setattr(ann._parts.store, "read", lambda *args: wait_for(wait_for(Deferred())))
+    monkeypatch.setattr(ann._parts.store, "latest", lambda *args: wait_for(wait_for(Deferred())))
+
+    async def ask(read: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            await read()
+        except CancelledError as error:
+            found.append("cancelled")
+            error.__traceback__ = None
+
+    garbage()
+    for read in (
+        lambda: ann.read("news", 0, 10),
+        lambda: ann.read("news", 0, 10, page_bytes=10),
+        lambda: ann.latest("news", 10),
+    ):
+        asking = Deferred.fromCoroutine(ask(read))
+        asking.cancel()
+        del asking
+    assert (found, garbage()) == (["cancelled"] * 3, 0)
+
+
 @pytest.mark.parametrize("coroutine", [False, True])
 def test_a_client_that_does_not_respond_leaves_nothing(
     clock: Clock, garbage: Callable[[], int], coroutine: bool

@@ -177,10 +177,11 @@ class HttpChannel(Protocol):
         """Cancel the request under way."""
         self._detach()
         request = self._request
+        stream, self._stream = self._stream, None  # which knows this channel
         if self._pending is not None:
             self._pending.cancel()
-        if self._stream is not None:
-            self._stream.cancel()
+        if stream is not None:
+            stream.cancel()
         if request is not None:
             request.body = b""  # a traceback may keep the request until the garbage collector comes
         self._site.gone(self)

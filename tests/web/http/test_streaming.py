@@ -184,6 +184,9 @@ def test_what_a_client_leaves_behind_is_no_garbage(site: FakeSite, wire: Wire, g
     gc.disable()
     try:
         wire.lose()
+        wire.server = wire.producer = None
+        site.lost.clear()
+        site.requests.clear()
         assert gc.collect() == 0
     finally:
         gc.enable()
