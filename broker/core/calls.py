@@ -7,7 +7,7 @@ that may be answered many times, until it has been idle for too long.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from uuid import uuid4
 
@@ -309,17 +309,21 @@ class Calls:
         for registry in (self.performers, self.services, self.takers):
             registry.leave(party)
         self._pressure.leave(party)
-        for call in list(party.calling.values()):
-            self._end(call, "abandoned")
-        self._fail_all(iter(list(party.serving.values())))
+        self._end_all(iter(list(party.calling.values())), self._leave_call)
+        self._end_all(iter(list(party.serving.values())), lambda call: self._fail(call, Gone("lost", call.name)))
 
-    def _fail_all(self, calls: Iterator[Call]) -> None:
-        """End *calls*, whose callee has left, in slices if there are many."""
+    def _leave_call(self, call: Call) -> None:
+        """End *call*, whose caller has left; a no-op when it has ended."""
+        if call.id in call.caller.calling:
+            self._end(call, "abandoned")
+
+    def _end_all(self, calls: Iterator[Call], end_one: Callable[[Call], object]) -> None:
+        """Call *end_one* with each of *calls*, in slices if there are many."""
         now, end = self._slices.now, self._slices.deadline()
         for call in calls:
-            self._fail(call, Gone("lost", call.name))  # unless it has ended meanwhile
+            end_one(call)
             if now() >= end:
-                self._slices.add(lambda: self._fail_all(calls))
+                self._slices.add(lambda: self._end_all(calls, end_one))
                 return
 
     def _expired(self, call: Call) -> None:

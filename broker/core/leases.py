@@ -7,7 +7,7 @@ id has some seconds to come back, and may then finish what it had.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import attrs
@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from broker.core.deadlines import Deadlines
 from broker.core.pauses import Pauses
+from broker.core.slices import slices_of
 from broker.core.uncancelled import outcome_of, uncancelled
 from broker.errors import BrokerError, NotDone, NotFound, Unavailable
 from broker.interfaces import IStore
@@ -86,6 +87,7 @@ class Leases:
         settled: Callable[[Settled], object],
     ) -> None:
         self._store, self._clock, self._node = store, clock, node
+        self._slices = slices_of(clock)
         self._delays = (*BACK_OFF, *BACK_OFF[-1:] * max_failures)[: max(0, max_failures - 1)]
         self._came_back, self._freed, self._settled = came_back, freed, settled
         self._leases: dict[str, Lease] = {}
@@ -270,15 +272,25 @@ class Leases:
 
     def leave(self, session: str) -> None:
         """Notice that a session has gone: that is no failure of what it had."""
-        for lease in list(self._sessions.get(session, {}).values()):
-            lease.consumer = None
-            if lease.worker.named:
-                self._lose(lease)
-            else:
-                self._release(lease)
+        left = list(self._sessions.get(session, {}).values())
+        for lease in left:  # all of them, before the first is returned
+            lease.consumer, lease.lost = None, True
+        self._give_up(iter(left))
+
+    def _give_up(self, left: Iterator[Lease]) -> None:
+        """Return *left*, which a session had that has gone, or let its client come back; in slices if there are many."""
+        now, end = self._slices.now, self._slices.deadline()
+        for lease in left:
+            if self._leases.get(lease.id) is lease:  # else it has been done meanwhile, or another session has it
+                if lease.worker.named:
+                    self._lose(lease)
+                else:
+                    self._release(lease)
+            if now() >= end:
+                self._slices.add(lambda: self._give_up(left))
+                return
 
     def _lose(self, lease: Lease) -> None:
-        lease.lost = True
         self._deadlines.drop(lease.id, lease.bucket)
         if not self._stopped:  # else another node, or the next start, sees to it
             left = lease.end - self._clock.seconds()

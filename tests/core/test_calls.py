@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import count
+
 import pytest
 from twisted.internet.task import Clock
 
 from broker.core.calls import MAX_KEPT_BYTES, Calls
-from broker.core.slices import SLICE
+from broker.core.slices import SLICE, slices_of
 from broker.errors import CalleeFailed, Denied, Gone, Invalid, NotFound, RateLimited, Timeout
 from tests.core.parties import Party, nothing_is_left, request
 
@@ -185,6 +188,18 @@ def test_caller_that_leaves_hears_nothing(calls, ann, bob, clock):
     assert not calls.answer(bob, asked.id, b"1")
     clock.advance(100)
     assert ann.heard == []
+    assert nothing_is_left(calls, ann, bob)
+
+
+def test_the_calls_of_a_caller_that_leaves_end_in_slices(calls, ann, bob, clock):
+    for ref in "abc":
+        calls.open(ann, bob, ref, request())
+    _, second, third = bob.serving
+    slices_of(clock).now = partial(next, count(0.0, SLICE))  # each call takes a slice
+    calls.leave(ann)
+    assert list(bob.serving) == [second, third]
+    assert calls.answer(bob, third, b"1")
+    clock.pump([0] * 3)
     assert nothing_is_left(calls, ann, bob)
 
 

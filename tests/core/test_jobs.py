@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 from typing import Any, cast
 
 import attrs
@@ -14,6 +16,7 @@ from twisted.internet.task import Clock
 from broker.core import job_filters
 from broker.core.job_filters import job_filter
 from broker.core.jobs import Jobs
+from broker.core.slices import SLICE, slices_of
 from broker.errors import NotDone, NotFound, RateLimited, TooLarge, Unavailable
 from broker.interfaces import IStore
 from broker.jobs import QueueState, Worker
@@ -489,6 +492,23 @@ def test_the_jobs_of_one_that_goes_are_the_first_again(house: House) -> None:
     assert [(job.body, cast(Delivery, job).delivery) for job in bob.got] == [(b"1", 2), (b"2", 2), (b"3", 1)]
     with pytest.raises(NotFound):
         house.done(ann)
+
+
+@pytest.mark.parametrize("client", ["", "ann"])
+def test_the_jobs_of_one_that_goes_are_returned_in_slices(house: House, clock: Clock, client: str) -> None:
+    house.add(1, 2, 3)
+    ann = house.consume(Peer("1", client), prefetch=3)
+    slices = slices_of(clock)
+    slices.now = cast(Any, partial(next, count(clock.seconds(), SLICE)))  # each job takes a slice
+    house.jobs.leave(ann)
+    assert house.state() == ((0, 0, 3, 0) if client else (1, 0, 2, 0))
+    house.done(ann)  # its client is back, and may do that, or what it has said comes late
+    clock.pump([0] * 3)
+    assert house.state() == ((0, 0, 2, 0) if client else (2, 0, 0, 0))
+    assert slices.pauses >= 2
+    clock.advance(30)
+    assert house.state() == (2, 0, 0, 0)
+    assert not len(house.jobs.leases)
 
 
 def test_one_with_a_client_id_has_five_seconds_to_come_back(house: House, clock: Clock) -> None:
