@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Protocol
 
 import attrs
@@ -52,7 +52,7 @@ class FanOuts:
         self.waiting: deque[FanOut] = deque()
         self._running = False  # or it waits for a slice
 
-    def add(self, event: Event, pattern: str, listeners: Sequence[Listener]) -> None:
+    def add(self, event: Event, pattern: str, listeners: Collection[Listener]) -> None:
         """Deliver *event* to *listeners*: to those of another one that waits when that is delivered."""
         if len(listeners) <= (AT_ONCE if self.waiting else FEW):
             for listener in listeners:
@@ -60,7 +60,7 @@ class FanOuts:
                 listener.on_event(event, pattern)
             return
         # All of them, before the first: what a listener publishes in answer comes after this for the others, too.
-        self.waiting.append(FanOut(event, pattern, dict.fromkeys(reversed(listeners))))
+        self.waiting.append(FanOut(event, pattern, dict.fromkeys(reversed(list(listeners)))))
         if not self._running:
             self._deliver_some()
         while sum(len(each.left) for each in self.waiting) > MAX_WAITING:

@@ -20,6 +20,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from broker.core.announcements import Announcer
 from broker.core.changes import MAX_SECONDS, RecentChanges
+from broker.core.fan_outs import FEW, FanOuts
 from broker.core.missed_changes import MissedChanges
 from broker.core.semaphore import Semaphore
 from broker.core.slices import slices_of
@@ -58,6 +59,8 @@ T = TypeVar("T")
 
 class Watcher(Protocol):
     """What keys need of a peer."""
+
+    id: str
 
     def on_event(self, event: Event, pattern: str) -> None:
         """Hand *event* to the client; never raises."""
@@ -129,6 +132,7 @@ class Keys:
         clock: whose slices long work shares.
         max_bytes: of a value.
         durable: patterns of the topics whose events are stored.
+        fan_outs: deliver the changes of keys that very many watch; None: some of its own do.
 
     Attributes:
         missed: finds the changes that the bus has not brought; None where there is no other node.
@@ -144,9 +148,11 @@ class Keys:
         clock: IReactorTime,
         max_bytes: int = 1 << 20,
         durable: Iterable[str] = (),
+        fan_outs: FanOuts | None = None,
     ) -> None:
         self._store, self._bus = store, bus
         self._slices = slices_of(clock)
+        self._fan_outs = fan_outs or FanOuts(self._slices)
         self.reading = Semaphore(RANGES_AT_ONCE, sys.maxsize, "ranges", self._slices)
         self.reading_changes = Semaphore(CHANGES_AT_ONCE, sys.maxsize, "changes", self._slices)
         self._announcer = Announcer(publish, self._slices, bus.shared)
@@ -427,6 +433,8 @@ class Keys:
 
     def leave(self, watcher: Watcher) -> None:
         """Undo all that *watcher* watches."""
+        if self._fan_outs.waiting:
+            self._fan_outs.forget(watcher, "")
         self.unwatch(watcher)
         for pattern, exact in list(self._patterns_of.get(watcher, ())):
             self.unwatch_pattern(watcher, pattern, exact=exact)
@@ -468,6 +476,12 @@ class Keys:
         for predicate, matching in self._predicates.items():
             if predicate(key):
                 watchers.update(matching)
+        self._deliver(event, watchers)
+
+    def _deliver(self, event: Event, watchers: dict[Watcher, None]) -> None:
+        if self._fan_outs.waiting or len(watchers) > FEW:
+            self._fan_outs.add(event, "", watchers)
+            return
         for watcher in watchers:
             watcher.on_event(event, "")
 
@@ -498,8 +512,7 @@ class Keys:
             if time >= end:
                 return False
             began = time
-        for watcher in late.watchers:
-            watcher.on_event(late.event, "")
+        self._deliver(late.event, late.watchers)
         return True
 
     def _ask_late(self) -> None:

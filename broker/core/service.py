@@ -437,7 +437,9 @@ def make_parts(
         followers=Followers(store, topics, clock, presence.excluded, settings.send_queue_bytes),
         indices=Indices(store, clock, settings.index_seconds, max_bytes=min(MAX_PAGE_BYTES, settings.send_queue_bytes)),
         retained=Retained(store, settings.retained_topics),
-        keys=Keys(store, bus, channels.announce, clock, settings.max_value_bytes, settings.durable_topics),
+        keys=Keys(
+            store, bus, channels.announce, clock, settings.max_value_bytes, settings.durable_topics, topics.late
+        ),
         members=make_members(store.wall.time, topics, bus, clock, memory),
         memberships=Memberships(store, channels.notify, settings.max_subscriptions, clock, settings.membership_seconds),
         owners=_make_owners(settings, store, access, channels, clock, jobs, lambda *new: _replaced(parts, *new)),

@@ -17,6 +17,7 @@ from broker.access.principals import Access
 from broker.buses import open_bus
 from broker.buses.local import LocalBus
 from broker.core.clocks import WallClock
+from broker.core.fan_outs import AT_ONCE, FEW
 from broker.core.keys import BYTES_PER_READ, ENTRIES_PER_READ, MAX_LATE, MAX_MERGED, MAX_PREDICATES, Keys, merge
 from broker.core.slices import SLICE, slices_of
 from broker.errors import Conflict, Denied, Invalid, TooLarge, Unauthenticated, Unavailable
@@ -26,6 +27,7 @@ from broker.testing import make_broker, value_of
 
 @attrs.define(eq=False)
 class Watcher:
+    id: str = "w"
     heard: list = attrs.field(factory=list)
     closed: int | None = None
 
@@ -335,6 +337,25 @@ def test_the_slowest_predicate_is_dropped_when_too_many_changes_wait_for_it(keys
     clock.pump([0] * 5)
     assert slow.closed == 1013
     assert [len(watcher.changes) for watcher in others] == [MAX_LATE + 2] * MAX_PREDICATES
+
+
+@pytest.mark.parametrize("pattern", ["k", "k*"])
+def test_of_very_many_who_watch_a_key_so_many_get_a_change_in_each_iteration_of_the_loop(keys, clock, pattern):
+    watchers = [Watcher() for _ in range(FEW + 1)]
+    for watcher in watchers:
+        keys.watch_pattern(watcher, pattern)
+    value_of(keys.set("k", b"1"))
+    first, last = watchers[0], watchers[-1]
+    assert sum(len(watcher.heard) for watcher in watchers) == AT_ONCE
+    value_of(keys.delete("k"))
+    keys.watch_pattern(last, "other")
+    value_of(keys.set("other", b"1"))
+    keys.leave(watchers[-2])
+    assert last.changes == [("kv/k", "set"), ("kv/k", "delete"), ("kv/other", "set")]
+    assert first.changes == [("kv/k", "set")]
+    clock.pump([0] * 10)
+    assert all(watcher.changes == [("kv/k", "set"), ("kv/k", "delete")] for watcher in watchers[:-2])
+    assert watchers[-2].heard == []
 
 
 def test_expired_keys_are_announced_in_slices(keys, clock, monkeypatch):
