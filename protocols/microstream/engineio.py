@@ -126,14 +126,18 @@ def decode_payload(body: bytes) -> list[Packet]:
     Raises:
         ProtocolError: the text is not UTF-8, a part of it is not a packet, or there are too many.
     """
+    return [_unpack(part) for part in _split_payload(body)]
+
+
+def _split_payload(body: bytes) -> list[bytes]:
     if body.count(SEPARATOR) >= MAX_PACKETS:
         raise ProtocolError("too many packets", CloseCode.MESSAGE_TOO_BIG)
     try:
         if not body.isascii():
             body.decode()
-        return [_unpack(part) for part in body.split(SEPARATOR)]
-    except (UnicodeDecodeError, Base64Error) as error:
+    except UnicodeDecodeError as error:
         raise ProtocolError(f"payload: {type(error).__name__}") from None
+    return body.split(SEPARATOR)
 
 
 def encode_payload(packets: Iterable[Packet]) -> bytes:
@@ -143,7 +147,10 @@ def encode_payload(packets: Iterable[Packet]) -> bytes:
 
 def _unpack(part: bytes) -> Packet:
     if part[:1] == b"b":
-        return b64decode(part[1:], validate=True), True
+        try:
+            return b64decode(part[1:], validate=True), True
+        except Base64Error as error:
+            raise ProtocolError(f"payload: {type(error).__name__}") from None
     if not part or part[0] not in PACKET_TYPES:
         raise ProtocolError("unknown packet")
     return part, False
@@ -183,12 +190,20 @@ class Engine:
 
     def receive_payload(self, body: bytes) -> list[Event]:
         """Return the events of the body of a POST; a malformed packet refuses all of it."""
+        events: list[Event] = []
+        for part in self.parts(body):
+            events += self.receive_part(part)
+        return events
+
+    def parts(self, body: bytes) -> list[bytes]:
+        """Return the encoded packets of the body of a POST, for ``receive_part``."""
         if len(body) > self._times.max_payload:
             raise ProtocolError("payload too large", CloseCode.MESSAGE_TOO_BIG)
-        events: list[Event] = []
-        for data, binary in decode_payload(body):
-            events += self._packet(data, binary)
-        return events
+        return _split_payload(body)
+
+    def receive_part(self, part: bytes) -> list[Event]:
+        """Return the events of one of ``parts``."""
+        return self._packet(*_unpack(part))
 
     def is_plain(self, data: bytes) -> bool:
         """Return whether the text frame *data* is a message and no ping is unanswered.

@@ -19,7 +19,6 @@ from protocols.microstream.engineio import (
     CLOSE,
     CLOSED,
     NOOP,
-    SEPARATOR,
     Engine,
     Message,
     Packet,
@@ -262,25 +261,26 @@ class Session(BaseSession):
             raise ProtocolError("two POSTs at once")
         self._received()
         try:
-            events = self.engine.receive_payload(body)
+            parts = self.engine.parts(body)
         except ProtocolError:
             self.end()
             raise
-        self._ignore(body.count(SEPARATOR) + 1, events)
         done: Deferred[None] = Deferred()
-        handling = Deferred.fromCoroutine(self._handle_in_slices(events))
+        handling = Deferred.fromCoroutine(self._handle_in_slices(parts))
         handling.addBoth(lambda result: None if done.called else done.callback(result))
         await done
 
-    async def _handle_in_slices(self, events: list[EngineEvent]) -> None:
+    async def _handle_in_slices(self, parts: list[bytes]) -> None:
         self._batching = True
         try:
+            events = await self._received_in_slices(parts)
+            self._ignore(len(parts), events)
             end = self._slices.deadline()
             for event in events:
                 end = await self._slices.checked(end)
-                self._handle((event,))
                 if self.ended:
                     return
+                self._handle((event,))
         except ProtocolError:
             self.end()
             raise
@@ -290,6 +290,15 @@ class Session(BaseSession):
         finally:
             self._batching = False
         self.flush()
+
+    async def _received_in_slices(self, parts: list[bytes]) -> list[EngineEvent]:
+        """Return the events of all *parts*, before the first is handled: a malformed one refuses all of them."""
+        events: list[EngineEvent] = []
+        end = self._slices.deadline()
+        for part in parts:
+            events += self.engine.receive_part(part)
+            end = await self._slices.checked(end)
+        return events
 
     def _received(self) -> None:
         if self._idle is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from itertools import count
 
 import pytest
 from hypothesis import given
@@ -300,6 +302,16 @@ def test_the_packets_of_a_post_are_handled_in_slices(slow):
     assert value_of(posted).body == b"ok"
     assert slices_of(slow.clock).pauses == 3
     assert value_of(slow.request("GET", query)).body == b"40\x1e41\x1e42\x1e43"
+
+
+def test_packets_that_ask_for_nothing_are_read_in_slices_too(slow):
+    query, session = slow.polling()
+    slices_of(slow.clock).now = partial(next, count(0.0, SLICE))  # each packet takes a slice
+    posted = slow.request("POST", query, b"40\x1e6\x1e7")
+    assert not posted.called
+    slow.clock.pump([SLICE] * 20)
+    assert value_of(posted).status == 400
+    assert session.ended
 
 
 def test_a_post_whose_client_goes_takes_effect(slow):
