@@ -18,7 +18,7 @@ from broker.errors import BrokerError, CalleeFailed, Invalid, NotFound, RateLimi
 from broker.interfaces import ILink, IPeer
 from broker.jsontext import decode, overflows, read_items
 from broker.messages import CloseCode, Reply, Request
-from broker.patterns import is_of_broker, is_reserved
+from broker.patterns import MAX_NAME, is_of_broker, is_reserved
 from protocols.microstream.engineio import Times
 from protocols.microstream.namespaces import INVALID_NAMESPACE, SocketSession
 from protocols.microstream.server import Bounds, Server
@@ -51,6 +51,8 @@ log = Logger()
 MAX_PAYLOAD = 1_000_000  # bytes; what socket.io servers take
 TRANSIENT = frozenset(("RATE_LIMITED", "UNAVAILABLE", "GONE"))  # reasons that pass by themselves
 UNADMITTED_PART = 4  # of so many connections of clients that are not admitted, sessions may be one: they cost more
+MAX_ID_LENGTH = 1024  # characters of the id of a request
+TOO_LONG = f"targetService has {MAX_NAME} characters at most, and payload.id {MAX_ID_LENGTH}"
 MAX_STALE = 64  # expired requests that a service remembers besides twice the open ones
 
 _envelope = msgspec.json.Decoder(Envelope)
@@ -180,6 +182,9 @@ class Service(SocketSession):
             self._refuse_request(emit)
             return
         target, id, data = envelope.targetService, payload.id, bytes(payload.data)
+        if len(target) > MAX_NAME or len(id) > MAX_ID_LENGTH:
+            self._fail(Invalid("request", message=TOO_LONG), target, id)
+            return
         original = bytes(envelope.payload)
         if overflows(original):
             self._fail(Invalid("number", message=OVERFLOW), target, id)
@@ -216,12 +221,12 @@ class Service(SocketSession):
         self._fail(error, target, id)
 
     def _fail(self, error: BrokerError, target: str, id: str) -> None:
-        """Respond with *error* to a request that no verb has counted."""
+        """Respond with *error* to a request that no verb has counted; in the error, names are cut that are too long."""
         try:
             self.peer.take_token()
         except RateLimited as limited:
             error = limited
-        self._respond(id, failed_response(error, target, id))
+        self._respond(id, failed_response(error, target[:MAX_NAME], id[:MAX_ID_LENGTH]))
 
     def _drop(self) -> None:
         """Count a message that can not be answered."""

@@ -603,6 +603,19 @@ def test_a_malformed_request_with_an_id_is_answered(hub, envelope):
     assert (name, answer["id"], answer["response"]["error"]["code"]) == ("response", "1", "INVALID_REQUEST")
 
 
+@pytest.mark.parametrize("malformed", [False, True])
+@pytest.mark.parametrize(("target", "id"), [("é" * 9999, "1"), ("a" * 256, "1"), ("a", "é" * 1025)])
+def test_names_that_are_too_long_are_refused_and_cut_in_the_error(hub, target, id, malformed):
+    a = hub.connect("a")
+    payload = {"id": id, **({} if malformed else {"event": "x"})}
+    (text,) = a.emit("request", {"targetService": target, "payload": payload})
+    (_, answer) = json.loads(text[2:])
+    error = answer["response"]["error"]
+    assert (answer["id"], error["code"]) == (id, "INVALID_REQUEST")
+    assert error["errorData"] == {"targetService": target[:255], "requestID": id[:1024]}
+    assert len(json.dumps(error)) < 10_000
+
+
 def test_only_the_one_that_was_asked_can_answer(hub):
     a, b, c = hub.connect("a"), hub.connect("b"), hub.connect("c")
     a.ask("b", "1")
