@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 from math import inf
@@ -19,6 +20,7 @@ log = Logger()
 WARNING = 30.0  # seconds before the end at which a client is warned; a tenth of what it has, if that is less
 MAX_WAIT = 60.0  # seconds after which the time is looked at again: clocks are set
 AT_ONCE = 50  # holders that are disconnected at once: 0.1 ms each, and as much when the connection has ended
+LOOKED_AT = 100  # holders whose time may have come, which are warned or wait to be disconnected: 0.05 ms each
 PAUSE = 0.02  # seconds until the next ones are
 
 End = tuple[int, str]  # the code and the reason of a close frame
@@ -85,8 +87,9 @@ class Lifetimes:
         self._clock, self._wall = clock, wall
         self._lifetimes: dict[Holder, Lifetime | None] = {}
         self._tokens: dict[str, dict[Holder, None]] = {}
+        self._due: deque[tuple[Holder, Lifetime]] = deque()  # those whose timers have ended
         self._ending: dict[Holder, End] = {}  # those that wait to be disconnected, the first one first
-        self._left = AT_ONCE
+        self._left, self._looks = AT_ONCE, LOOKED_AT
         self._pause: IDelayedCall | None = None
 
     def __len__(self) -> int:
@@ -169,13 +172,27 @@ class Lifetimes:
         for holder in list(self._lifetimes):
             self.release(holder)
         self._ending.clear()
+        self._due.clear()
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
 
     def _wait(self, holder: Holder, lifetime: Lifetime) -> None:
         left = (lifetime.warning or lifetime.expires) - self._wall.time()
-        lifetime.timer = self._clock.callLater(min(max(0.0, left), MAX_WAIT), self._look, holder, lifetime)
+        lifetime.timer = self._clock.callLater(min(max(0.0, left), MAX_WAIT), self._look_soon, holder, lifetime)
+
+    def _look_soon(self, holder: Holder, lifetime: Lifetime) -> None:
+        self._due.append((holder, lifetime))
+        self._look_at_due()
+
+    def _look_at_due(self) -> None:
+        """Look at those whose timers have ended, at most ``LOOKED_AT`` in each ``PAUSE``."""
+        while self._due and self._looks:
+            self._looks -= 1
+            holder, lifetime = self._due.popleft()
+            if self._lifetimes.get(holder) is lifetime:
+                self._look(holder, lifetime)
+        self._begin_pause()
 
     def _look(self, holder: Holder, lifetime: Lifetime) -> None:
         """Warn *holder* or disconnect it, if the time for that has come."""
@@ -204,10 +221,15 @@ class Lifetimes:
                 holder.disconnect(*end)
             except Exception:
                 log.failure("a client could not be disconnected")
+        self._begin_pause()
+
+    def _begin_pause(self) -> None:
         if self._pause is None:
             self._pause = self._clock.callLater(PAUSE, self._resume)
 
     def _resume(self) -> None:
-        self._pause, self._left = None, AT_ONCE
+        self._pause, self._left, self._looks = None, AT_ONCE, LOOKED_AT
         if self._ending:
             self._disconnect()
+        if self._due:
+            self._look_at_due()

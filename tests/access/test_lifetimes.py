@@ -6,7 +6,7 @@ import attrs
 import pytest
 from twisted.internet.task import Clock
 
-from broker.access.lifetimes import PAUSE, Lifetimes
+from broker.access.lifetimes import LOOKED_AT, PAUSE, Lifetimes
 from broker.core.clocks import WallClock
 from broker.messages import Identity
 
@@ -67,6 +67,21 @@ def test_a_credential_ends_at_its_time_and_not_before(clocks):
     assert holder.ends == [EXPIRED]
     clocks.advance(1)
     assert (len(clocks.lifetimes), clocks.timers.getDelayedCalls()) == (0, [])
+
+
+def test_of_very_many_whose_credential_ends_so_many_are_warned_at_once(clocks):
+    holders = [clocks.hold(100) for _ in range(2 * LOOKED_AT + 1)]
+    clocks.advance(89)
+    clocks.timers.advance(1)
+    warned = [sum(bool(holder.warnings) for holder in holders)]
+    clocks.lifetimes.release(holders[-1])
+    for _ in range(2):
+        clocks.timers.advance(PAUSE)
+        warned.append(sum(bool(holder.warnings) for holder in holders))
+    assert warned == [LOOKED_AT, 2 * LOOKED_AT, 2 * LOOKED_AT]
+    clocks.advance(15)
+    assert [holder.ends for holder in holders] == [[EXPIRED]] * 2 * LOOKED_AT + [[]]
+    assert clocks.timers.getDelayedCalls() == []
 
 
 def test_when_the_clock_is_set_back_a_credential_does_not_end_early(clocks):
@@ -141,6 +156,7 @@ def test_what_never_expires_has_no_timer(clocks):
 def test_an_end_beyond_all_times_is_none(clocks, seconds):
     holder = clocks.hold(seconds)
     clocks.advance(120)
+    clocks.timers.advance(PAUSE)
     assert (holder.ends, len(clocks.timers.getDelayedCalls())) == ([], 1)
 
 
