@@ -11,6 +11,7 @@ from broker.core.epochs import epoch_of
 from broker.core.job_claims import claim_jobs
 from broker.core.job_filters import job_filter
 from broker.core.leases import delivery_of, is_number
+from broker.core.slices import slices_of
 from broker.errors import Invalid, NotFound, RateLimited, TooLarge, Unauthenticated
 from broker.jobs import MAX_DELAY, Job, QueueState, Worker, is_queue_of_broker
 from broker.messages import MAX_TIME, Delivery, Mail
@@ -227,10 +228,16 @@ class JobVerbs(QueueVerbs):
         """Return the numbers of the jobs that *ids* name, those of another epoch left out."""
         if len(ids) > MAX_IDS:
             raise TooLarge("ids")
-        words = [id.split("-", 2) for id in ids]
-        shown = {each[0] for each in words}
+        shown = {id.partition("-")[0] for id in ids}
         epoch = await epoch_of(self._parts.store, shown.pop() if len(shown) == 1 else None)
-        return [int(each[1]) for each in words if len(each) == 2 and each[0] == epoch and is_number(each[1])]
+        slices, numbers = slices_of(self._parts.clock), []
+        end = slices.deadline()
+        for id in ids:
+            words = id.split("-", 2)
+            if len(words) == 2 and words[0] == epoch and is_number(words[1]):
+                numbers.append(int(words[1]))
+            end = await slices.checked(end)
+        return numbers
 
     # Looking after a queue.
 

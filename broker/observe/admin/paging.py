@@ -134,9 +134,20 @@ async def page_of(
                 kept = choose(wanted, kept, key=key)
         end = await slices.checked(end)
     chosen = choose(wanted, kept, key=key)[offset:]
-    items = chosen if member is None else [made for made in map(row, chosen) if made is not None]
+    items = chosen if member is None else await _rows(chosen, row, slices)
     following = str(wanted) if wanted < min(total, MAX_OFFSET) else ""
     return Page(items, following, total, len(things) <= MAX_LOOKED_AT)
+
+
+async def _rows(things: Iterable[T], row: Callable[[T], Row | None], slices: Slices) -> list[Row]:
+    """Return the rows of those of *things* that have not gone, made in slices: one may take 50 microseconds."""
+    rows, end = [], slices.deadline()
+    for thing in things:
+        made = row(thing)
+        if made is not None:
+            rows.append(made)
+        end = await slices.checked(end)
+    return rows
 
 
 def _itself(thing: T) -> T:
