@@ -278,7 +278,7 @@ class Leases:
         self._give_up(iter(left))
 
     def _give_up(self, left: Iterator[Lease]) -> None:
-        """Return *left*, which a session had that has gone, or let its client come back; in slices if there are many."""
+        """Return *left*, of a session that has gone, or let its client come back; in slices if there are many."""
         now, end = self._slices.now, self._slices.deadline()
         for lease in left:
             if self._leases.get(lease.id) is lease:  # else it has been done meanwhile, or another session has it

@@ -437,9 +437,7 @@ def make_parts(
         followers=Followers(store, topics, clock, presence.excluded, settings.send_queue_bytes),
         indices=Indices(store, clock, settings.index_seconds, max_bytes=min(MAX_PAGE_BYTES, settings.send_queue_bytes)),
         retained=Retained(store, settings.retained_topics),
-        keys=Keys(
-            store, bus, channels.announce, clock, settings.max_value_bytes, settings.durable_topics, topics.late
-        ),
+        keys=_make_keys(settings, store, bus, channels, clock, topics),
         members=make_members(store.wall.time, topics, bus, clock, memory),
         memberships=Memberships(store, channels.notify, settings.max_subscriptions, clock, settings.membership_seconds),
         owners=_make_owners(settings, store, access, channels, clock, jobs, lambda *new: _replaced(parts, *new)),
@@ -464,6 +462,13 @@ def _kinds_of(bus: IBus) -> tuple[type[Calls], type[Queues]]:
     from broker.cluster import RemoteCalls, SharedQueues
 
     return RemoteCalls, SharedQueues
+
+
+def _make_keys(
+    settings: Settings, store: IStore, bus: IBus, channels: Channels, clock: IReactorTime, topics: Topics
+) -> Keys:
+    # What waits for a client, of topics and of keys, comes in one order.
+    return Keys(store, bus, channels.announce, clock, settings.max_value_bytes, settings.durable_topics, topics.late)
 
 
 def _make_topics(bus: IBus, slices: Slices, key_subscribed: Callable[[int], object]) -> Topics:
