@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from broker.core.consumers import Consumer, Consumers, Taker
 from broker.core.leases import Leases
 from broker.core.registry import Registry
+from broker.core.slices import slices_of
 from broker.errors import BrokerError, NotDone, NotFound, Unavailable
 from broker.interfaces import IStore
 from broker.jobs import Claimed, Job, QueueState, Settled, Worker
@@ -50,6 +51,7 @@ class WorkQueue:
         spare: how many of those were asked for without knowing of a job for them.
         claims: how many jobs the store is, or is to be, asked for.
         looking: whether those that filter are served.
+        resets: how often they were to begin anew.
         next_look: when what no job matched may be looked at again, by the clock of ``Jobs``.
         timer: when the next job is due, or a claim is tried again.
         failures: how many claims have failed one after the other.
@@ -66,6 +68,7 @@ class WorkQueue:
     spare: int = 0
     claims: int = 0
     looking: bool = False
+    resets: int = 0
     next_look: float = 0.0
     timer: IDelayedCall | None = None
     failures: int = 0
@@ -105,6 +108,7 @@ class Jobs:
         self.leases = Leases(store, clock, node, max_failures, came_back, self._freed, self._on_settled)
         self.max_age = max_age
         self._store, self._clock, self._node, self._limit = store, clock, node, limit
+        self._slices = slices_of(clock)
         self._works: dict[str, WorkQueue] = {}
         self._consumers: dict[tuple[Any, str], Consumer] = {}
         self._stopped = False
@@ -269,6 +273,7 @@ class Jobs:
         if wait > 0:
             self._due_in(queue, wait)
         else:
+            work.resets += 1
             for consumer in work.consumers.filtering:
                 consumer.looked = 0
         self._look_again(queue)
@@ -501,28 +506,38 @@ class Jobs:
         looking = [each for each in filtering if each.room() and each.accepts()]
         if not looking or self._stopped:
             return False
-        after = min(each.looked for each in looking)
+        after, resets = min(each.looked for each in looking), work.resets
         jobs = await self._store.jobs.ready(work.name, after, LOOKED_AT, CLAIM_BYTES)
         room = {each: each.room() for each in looking}
-        numbers: list[int] = []
-        chosen: list[Consumer] = []
-        for job in jobs:
-            consumer = _matching(job, room)
-            if consumer is not None:
-                room[consumer] -= 1
-                numbers.append(job.number)
-                chosen.append(consumer)
-        for consumer in looking:
-            if room[consumer] and jobs:
-                consumer.looked = max(consumer.looked, jobs[-1].number)
+        found = await self._matched(jobs, room)
+        if resets == work.resets:  # else some are ready that were not, before those that were looked at
+            for consumer in looking:
+                if room[consumer] and jobs:
+                    consumer.looked = max(consumer.looked, jobs[-1].number)
         for ack in (True, False):
-            some = [(number, each) for number, each in zip(numbers, chosen, strict=True) if each.ack is ack]
+            some = [(number, each) for number, each in found if each.ack is ack]
             if some:
                 work.claims += len(some)
                 for _, each in some:
                     each.claiming += 1
                 await self._claim_for(work, [each for _, each in some], ack, [number for number, _ in some])
         return bool(jobs)
+
+    async def _matched(self, jobs: Iterable[Job], room: dict[Consumer, int]) -> list[tuple[int, Consumer]]:
+        """Return the numbers of those of *jobs* that match, each with who takes it, and leave less *room*.
+
+        It takes slices: very many may ask for very long ones.
+        """
+        found: list[tuple[int, Consumer]] = []
+        end = self._slices.deadline()
+        for job in jobs:
+            for consumer in _able(job, room):
+                end = await self._slices.checked(end)
+                if not consumer.gone and consumer.matches is not None and consumer.matches(job.body):
+                    room[consumer] -= 1
+                    found.append((job.number, consumer))
+                    break
+        return found
 
     # Slots and times.
 
@@ -605,11 +620,11 @@ def _is_asked_for(consumer: Consumer, work: WorkQueue) -> bool:
     return consumer.claiming > 0 or (consumer.matches is not None and work.looking)
 
 
-def _matching(job: Job, room: dict[Consumer, int]) -> Consumer | None:
-    """Return who takes *job*: of those that match, the one with the most room."""
+def _able(job: Job, room: dict[Consumer, int]) -> list[Consumer]:
+    """Return who may take *job* if it matches, the one with the most room first."""
     able = [each for each, free in room.items() if free and each.looked < job.number]
     able.sort(key=lambda each: -room[each])
-    return next((each for each in able if each.matches is not None and each.matches(job.body)), None)
+    return able
 
 
 def _unless_taken(taken: Deferred[bool | None], give_back: Callable[[], object]) -> None:

@@ -337,6 +337,41 @@ def test_a_returned_job_is_found_by_one_that_filters(house: House) -> None:
     assert bob.last.delivery == 2
 
 
+def test_very_many_that_filter_are_asked_in_slices(house: House, clock: Clock) -> None:
+    asked = []
+
+    def slowly(name: str) -> Callable[[bytes], bool]:
+        def matches(body: bytes) -> bool:
+            asked.append((name, body))
+            clock.rightNow += SLICE
+            return body == b"2"
+
+        return matches
+
+    house.add(1, 2)
+    ann = house.consume(Peer("1"), prefetch=2, matches=slowly("ann"))
+    bob = house.consume(Peer("2"), matches=slowly("bob"))
+    assert asked == [("ann", b"1")]
+    house.jobs.stop_consuming(ann, "q")
+    clock.pump([0] * 9)
+    assert (ann.bodies, bob.bodies) == ([], [b"2"])
+    assert asked == [("ann", b"1"), ("bob", b"1"), ("bob", b"2")]
+
+
+def test_what_is_returned_while_those_that_filter_are_asked_is_looked_at(house: House, clock: Clock) -> None:
+    def slowly(body: bytes) -> bool:
+        clock.rightNow += SLICE
+        return body == b"1"
+
+    house.add(1, 2, 3)
+    ann = house.consume(Peer("1"))
+    bob = house.consume(Peer("2"), matches=slowly)
+    assert (ann.bodies, bob.bodies) == ([b"1"], [])
+    house.jobs.leave(ann)
+    clock.pump([0] * 9)
+    assert bob.bodies == [b"1"]
+
+
 def test_a_long_queue_is_looked_through_now_and_then_only(house: House, clock: Clock) -> None:
     looks: list[int] = []
     ready = house.store.jobs.ready
