@@ -16,8 +16,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     "broker broker.arenas broker.remembered broker.messages broker.errors broker.interfaces broker.jobs broker.patterns"
-    " broker.arrays broker.jsontext broker.plugins broker.separators broker.answers broker.schemas broker.speedups"
-    " broker.versions broker.config.options",
+    " broker.arrays broker.objects broker.jsontext broker.plugins broker.separators broker.answers broker.schemas"
+    " broker.speedups broker.versions broker.config.options",
     "broker.core broker.access broker.config broker.observe broker.redis broker.sessions",
     "broker.streams",
     "broker.stores broker.buses broker.cluster broker.web protocols",  # blind to each other

@@ -39,6 +39,7 @@ from broker.messages import (
     Quota,
     revision_of,
 )
+from broker.objects import has_more_members_than
 from broker.patterns import KEY_PREFIX, is_pattern, is_unicode, matches
 
 SPACE = "kv"
@@ -96,8 +97,8 @@ def merge(stored: bytes, patch: bytes) -> bytes:
         TooLarge: they have more than ``MAX_MERGED`` members: nobody is served while they are merged.
     """
     try:
-        changed = members(patch)
-        old = members(stored)
+        changed = _members(patch)
+        old = _members(stored)
     except Invalid:
         return stored + patch
     if len(changed) + len(old) > MAX_MERGED:
@@ -107,6 +108,12 @@ def merge(stored: bytes, patch: bytes) -> bytes:
         return msgspec.json.format(merged, indent=-1)
     except msgspec.DecodeError:  # a lone surrogate, see ``jsontext``
         return merged
+
+
+def _members(text: bytes) -> dict[str, msgspec.Raw]:
+    if has_more_members_than(text, MAX_MERGED):
+        raise TooLarge("value")
+    return members(text)
 
 
 def bounded_merge(stored: bytes, patch: bytes, *, max_bytes: int) -> bytes:

@@ -101,6 +101,11 @@ def test_objects_with_too_many_members_are_not_merged():
             merge(stored, patch)
 
 
+def test_what_is_appended_to_may_have_very_many_members():
+    many = json.dumps({str(number): 1 for number in range(MAX_MERGED + 1)}).encode()
+    assert merge(many, b"x") == many + b"x"
+
+
 objects = st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=5) | st.none(), max_size=4)
 
 
