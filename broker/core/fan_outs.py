@@ -13,6 +13,7 @@ from broker.messages import Event
 
 FEW = 1000  # listeners: an event for no more goes to all at once, since slices cost some 7 % more
 AT_ONCE = 300  # deliveries of one loop iteration: with what it takes to send them, some 3 milliseconds
+PER_LOOK = 50  # of them, before it is seen whether they have taken longer than that, as those of changes of keys do
 MAX_WAITING = 100_000  # deliveries; if there are more, the oldest event is delivered to all at once
 
 
@@ -85,9 +86,11 @@ class FanOuts:
             self._deliver(self.waiting[0], MAX_WAITING)
 
     def _deliver_some(self) -> None:
-        self._running, deliveries = True, AT_ONCE
+        self._running, deliveries, end = True, AT_ONCE, self._slices.deadline()
         while self.waiting and deliveries > 0:
-            deliveries -= self._deliver(self.waiting[0], deliveries)
+            deliveries -= self._deliver(self.waiting[0], min(deliveries, PER_LOOK))
+            if self._slices.now() >= end:
+                break
         if self.waiting:
             self._slices.add(self._deliver_some)
         else:

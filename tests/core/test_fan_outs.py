@@ -6,8 +6,8 @@ import attrs
 import pytest
 from twisted.internet.task import Clock
 
-from broker.core.fan_outs import AT_ONCE, FEW, MAX_WAITING
-from broker.core.slices import slices_of
+from broker.core.fan_outs import AT_ONCE, FEW, MAX_WAITING, PER_LOOK
+from broker.core.slices import SLICE, slices_of
 from broker.core.topics import Topics
 from broker.messages import Event
 from broker.testing import make_broker
@@ -61,6 +61,15 @@ def test_of_very_many_so_many_get_an_event_in_each_iteration_of_the_loop(topics,
     assert (count(crowd), seen) == (AT_ONCE, [])
     clock.advance(0)
     assert (seen, slices_of(clock).pauses) == ([1], MANY // AT_ONCE)
+    assert all(listener.heard == ["1"] for listener in crowd)
+
+
+def test_fewer_get_it_in_an_iteration_where_each_takes_long(topics, crowd, clock):
+    for listener in crowd:
+        listener.then.append(lambda: setattr(clock, "rightNow", clock.rightNow + SLICE / PER_LOOK))
+    topics.deliver(event("all", "1"))
+    assert PER_LOOK <= count(crowd) <= 2 * PER_LOOK
+    clock.pump([SLICE] * MANY)
     assert all(listener.heard == ["1"] for listener in crowd)
 
 
