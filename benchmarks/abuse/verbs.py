@@ -99,3 +99,48 @@ def fan_out(target: Target) -> None:
         sender.socket.sendall(one * 20)
         for link in links:
             link.discard()
+
+
+@attack
+def jobs_left(target: Target) -> None:
+    """Ten thousand jobs of a client that leaves, again and again."""
+    queues = [f"left.{number}" for number in range(10)]
+    sender = target.owlmeans()
+    for queue in queues:
+        one = json.dumps({"type": "call", "id": "x", "method": "broker.enqueue", "payload": [queue, 1]})
+        for _ in range(2):
+            sender.socket.sendall(WebSocket.frame(one) * 500)
+            sender.wait(500)
+    while not target.over():
+        link = target.owlmeans()
+        for queue in queues:
+            link.send_call("broker.consume", queue, {"ack": True, "prefetch": 1000})
+        link.drain(1.0)
+        link.close()
+
+
+@attack
+def filters(target: Target) -> None:
+    """Hundreds of consumers that filter, and jobs that none of them takes."""
+    links = [target.owlmeans() for _ in range(300)]
+    for number, link in enumerate(links):
+        link.call("broker.consume", "filtered", {"filter": {"kind": number}})
+    sender = target.owlmeans()
+    one = {"type": "call", "id": "x", "method": "broker.enqueue", "payload": ["filtered", {"kind": -1}]}
+    while not target.over():
+        sender.socket.sendall(WebSocket.frame(json.dumps(one)) * 200)
+        sender.wait(200)
+
+
+@attack
+def key_of_very_many(target: Target) -> None:
+    """A key that two thousand connections of the attacker watch, and its changes."""
+    links = [target.owlmeans() for _ in range(2000)]
+    for link in links:
+        link.call("broker.watch", "hot.*")
+    sender, sent = target.owlmeans(), 0
+    while not target.over():
+        sent += 1
+        sender.call("broker.set", "hot.key", sent)
+        for link in links:
+            link.discard()
