@@ -32,6 +32,7 @@ log = Logger()
 CURSOR = "cursor"  # the space of the clients' cursors
 MAX_HEADS = 10000  # topics whose newest event is remembered, to wait for the next without a look into the store
 MAX_MOVES = 10000  # cursors whose last move is remembered
+FEW_WAITERS = 50  # polls that are answered at once
 NOTICE_RETRY = 1.0  # seconds until what nodes notify each other of is stored again, or what could not be sent is sent
 MAX_NOTICES = 10000  # that wait for that, of each kind
 MAX_UNSENT_BYTES = 16 * 1024 * 1024  # of the bodies of those that could not be sent
@@ -349,9 +350,22 @@ class Channels:
         waiters = self._waiters.get(topic)
         if waiters is None:
             return
+        if len(waiters) > FEW_WAITERS:
+            self._wake_all(iter(list(waiters)), event)
+            return
         for waiter in list(waiters):
             if not waiter.woken.called:
                 waiter.woken.callback(event)
+
+    def _wake_all(self, waiters: Iterator[Waiter], event: Event | None) -> None:
+        """Let *waiters* go on with *event*, in slices if there are many: each then answers."""
+        now, end = self._slices.now, self._slices.deadline()
+        for waiter in waiters:
+            if not waiter.woken.called:
+                waiter.woken.callback(event)
+            if now() >= end:
+                self._slices.add(lambda: self._wake_all(waiters, event))
+                return
 
     def age(self) -> None:
         """Forget heads of topics and moves of cursors that have been remembered for a while."""
@@ -366,9 +380,10 @@ class Channels:
     def end_polls(self) -> None:
         """End every waiting poll with no events: the store may have others now."""
         self._heads.clear()
-        for waiters in list(self._waiters.values()):
-            for waiter in list(waiters):
-                self._wake_empty(waiter)
+        ended = [waiter for waiters in self._waiters.values() for waiter in waiters]
+        for waiter in ended:
+            waiter.over = True
+        self._wake_all(iter(ended), None)
 
     def stop(self) -> None:
         """Cancel all timers, and try for the last time what waits to be sent."""

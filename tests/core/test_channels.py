@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import count
 from typing import Any, cast
 
 import pytest
@@ -13,6 +15,7 @@ from zope.interface.verify import verifyObject
 from broker.config.options import Retention
 from broker.core.channels import NOTICE_RETRY, Channels, StoreEventSource, cursor_key
 from broker.core.hot_topics import KEPT_SECONDS
+from broker.core.slices import SLICE, slices_of
 from broker.errors import Invalid, NotDone, RateLimited, Unavailable
 from broker.interfaces import IEventSource
 from broker.messages import Addition, Event, Quota
@@ -98,6 +101,22 @@ def test_poll_answers_at_once_what_is_there(room):
     assert ids(room.poll()) == [1, 2]
     assert ids(room.poll(after=1)) == [2]
     assert ids(room.poll(limit=1)) == [1]
+    assert room.channels.waiting == 0
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_very_many_polls_are_answered_in_slices(room, ends, monkeypatch):
+    monkeypatch.setattr("broker.core.channels.FEW_WAITERS", 2)
+    polls = [room.poll() for _ in range(3)]
+    slices_of(room.clock).now = partial(next, count(room.clock.seconds(), SLICE))  # each answer takes a slice
+    if ends:
+        room.channels.end_polls()
+    else:
+        room.post()
+    assert [poll.called for poll in polls] == [True, False, False]
+    polls.pop().addErrback(lambda failure: failure.trap(CancelledError)).cancel()
+    room.wait(1)
+    assert [ids(poll) for poll in polls] == [[] if ends else [1]] * 2
     assert room.channels.waiting == 0
 
 
