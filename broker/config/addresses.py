@@ -29,6 +29,20 @@ def _is_loopback(interface: str) -> bool:
         return False
 
 
+def is_unix(endpoint: str) -> bool:
+    """Whether the endpoint string *endpoint* may be that of a unix socket."""
+    return _kind(endpoint) == "unix" or (_kind(endpoint) == "systemd" and "domain=UNIX" in endpoint)
+
+
+def is_over_tcp(endpoint: str) -> bool:
+    """Whether connections to the endpoint string *endpoint* are of TCP, and bare."""
+    return _kind(endpoint) in ("tcp", "tcp6") or (_kind(endpoint) == "systemd" and not is_unix(endpoint))
+
+
+def _kind(endpoint: str) -> str:
+    return endpoint.removeprefix("haproxy:").partition(":")[0].lower()
+
+
 def is_redis(url: str) -> bool:
     """Whether *url* is meant for a Redis; ``RedisAddress.parse`` says whether it is right."""
     return url.startswith("redis")

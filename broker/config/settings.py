@@ -17,8 +17,10 @@ import attrs
 
 from broker.config.addresses import is_local, is_redis, without_password
 from broker.config.aliases import aliases
+from broker.config.effects import without_effect
 from broker.config.files import open_to_others, unreadable, unwritable
 from broker.config.machine import memory_bytes, usable_cores
+from broker.config.minimums import tight, too_small
 from broker.config.options import (
     BYTES,
     BYTES_OR_NONE,
@@ -522,24 +524,27 @@ class Settings:
         others = OwnReader(ENV_PREFIX, own or {}, environ, reader.known)
         notes += _unknown_names(environ, reader.known | others.known)
         notes += _open_secrets(environ)
-        if reader.values.get("redis_wait_replicas") and not is_redis(str(reader.values.get("store", ""))):
-            notes.append("TXBROKER_REDIS_WAIT_REPLICAS has no effect: TXBROKER_STORE is no Redis")
         directory = environ.get("STATE_DIRECTORY", "").partition(":")[0]  # systemd may name several
         settings = cls(
             **reader.values,
             sources={**reader.sources, **others.sources},
             own=others.values,
-            warnings=tuple(notes),
             faults=frozenset(reader.faults | _unreadable_files(reader.values)),
             state_directory=directory,
         )._with_port_on_loopback()
         problems = reader.errors + others.errors + settings.problems()
-        return attrs.evolve(settings, warnings=(*settings.warnings, *settings.weaknesses())), problems
+        notes += [*settings.weaknesses(), *without_effect(settings), *tight(settings)]
+        return attrs.evolve(settings, warnings=tuple(notes)), problems
 
     @property
     def secured(self) -> bool:
         """Whether any credential is configured."""
         return any(getattr(self, name) for name in CREDENTIALS)
+
+    @property
+    def may_be_secured(self) -> bool:
+        """Whether any credential is configured, or was meant to be and can not be read, which is told already."""
+        return self.secured or not self.faults.isdisjoint(CREDENTIALS)
 
     @property
     def clustered(self) -> bool:
@@ -577,7 +582,7 @@ class Settings:
         """Where stream dialects listen, by their names."""
         return {name: own.listen for name, own in self.own.items() if hasattr(own, LISTEN)}
 
-    def _endpoints_of_clients(self) -> Iterator[tuple[str, str]]:
+    def client_endpoints(self) -> Iterator[tuple[str, str]]:
         """Yield each endpoint that clients come to, behind the name of the variable that has it."""
         for endpoint in self.listen:
             yield "TXBROKER_LISTEN", endpoint
@@ -590,7 +595,7 @@ class Settings:
         found = []
         # A credential that can not be read is one, and that it can not be is told already.
         unknown = not self.faults.isdisjoint(CREDENTIALS)
-        if self.auth == "required" and not self.secured and not unknown:
+        if self.auth == "required" and not self.may_be_secured:
             found.append(
                 "TXBROKER_AUTH is required, but no client could be admitted: "
                 "set TXBROKER_API_SECRET, _API_KEYS or _JWT_SECRET"
@@ -615,7 +620,7 @@ class Settings:
             found.append(f"TXBROKER_REDIS_WAIT_MS: expected 1 to {MAX_WAIT_MS}: Redis is given up when it is silent")
         if is_redis(self.bus) and not is_redis(self.store):
             found.append("TXBROKER_BUS: nodes that share a bus must share a store: set TXBROKER_STORE=redis://… too")
-        found += self._unshared()
+        found += [*self._unshared(), *too_small(self)]
         exposed = self._exposed
         open_to_all = [name for name in self.protocols if name not in self.insecure]
         if exposed and open_to_all and not self.guarded and not unknown:
@@ -731,7 +736,7 @@ class Settings:
             found += [
                 f"{name}: {endpoint} believes whoever can connect, whatever address it says: name the proxies "
                 "in TXBROKER_TRUSTED_PROXIES"
-                for name, endpoint in self._endpoints_of_clients()
+                for name, endpoint in self.client_endpoints()
                 if endpoint.startswith("haproxy:") and not is_local(endpoint)
             ]
         return found
