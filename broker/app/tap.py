@@ -24,7 +24,7 @@ from broker.access.addresses import TrustedProxies
 from broker.access.admission import Admission
 from broker.access.browsers import BrowserPolicy
 from broker.app.backends import make_backends
-from broker.app.certificates import CertificateReload, make_certificates
+from broker.app.certificates import CertificateReload, certificate_warnings, make_certificates
 from broker.app.checks import Attempts, problems_of
 from broker.app.daemon import Daemon
 from broker.app.dialects import found_dialects, load_dialects, own_settings
@@ -240,6 +240,7 @@ def make_daemon(
         ValueError: two dialects claim the same path.
     """
     dialects, broker, certificates = _make_parts(reactor, settings, problems)
+    warnings = [*settings.warnings, *certificate_warnings(settings, certificates)]
     site = make_site(reactor, settings, broker, dialects, Site if worker is None else worker.site_class)
     plugins = list(_plugins(reactor, site, broker, dialects))
     outbox = Outbox(reactor, broker.memory.send_queue)
@@ -251,7 +252,7 @@ def make_daemon(
         worker.join(listener, site, settings.node)
     if reloads is not None:
         reloads.add(AccessReload(settings, broker.access, broker.credentials_changed))
-        reloads.add(CertificateReload(certificates, (listener, admin_listener)))
+        reloads.add(CertificateReload(certificates, (listener, admin_listener), warns=worker is None))
 
     daemon = Daemon(
         broker,
@@ -259,7 +260,7 @@ def make_daemon(
         lambda endpoint: listener.listen(endpoint, site),
         settings.listen,
         drain_seconds=settings.drain_seconds,
-        announce=lambda ports: reactor.callWhenRunning(_announce, settings, dialects, ports, worker, broker),
+        announce=lambda ports: reactor.callWhenRunning(_announce, settings, warnings, dialects, ports, worker, broker),
         ports=stream_ports(reactor, settings, _link_options(settings), broker, site, listener),
         others=[
             make_lag(reactor, broker),
@@ -300,6 +301,7 @@ def _make_parts(
 
 def _announce(
     settings: Settings,
+    warnings: Iterable[str],
     dialects: Iterable[Any],
     ports: list[tuple[str, IListeningPort]],
     worker: Worker | None,
@@ -307,7 +309,7 @@ def _announce(
 ) -> None:
     """Tell everybody who wants to know that the daemon runs, on *ports*."""
     if worker is None:
-        for warning in settings.warnings:
+        for warning in warnings:
             log.warn("{warning}", warning=warning)
         announce_start(ports, dialects, tls=bool(settings.tls_certificate_file), ready=not broker.ready())
     else:

@@ -54,7 +54,7 @@ def _dialect(name: str) -> tuple[Condition, str]:
 
 
 def _has_sqlite(settings: Any) -> bool:
-    return settings.store.startswith("sqlite:")
+    return bool(settings.store.startswith("sqlite:"))
 
 
 def _judges_hosts(settings: Any) -> bool:

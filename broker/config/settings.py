@@ -590,6 +590,12 @@ class Settings:
             for endpoint in endpoints:
                 yield f"{own_prefix(ENV_PREFIX, name)}{LISTEN.upper()}", endpoint
 
+    def all_endpoints(self) -> Iterator[tuple[str, str]]:
+        """Yield each endpoint, those of operators last, behind the name of the variable that has it."""
+        yield from self.client_endpoints()
+        for endpoint in self.admin_listen:
+            yield "TXBROKER_ADMIN_LISTEN", endpoint
+
     def problems(self) -> list[str]:
         """Return a sentence for each option that does not go together with the others."""
         found = []
@@ -638,6 +644,8 @@ class Settings:
                     "asked for: set TXBROKER_ADMIN_SECRET, or listen on interface=127.0.0.1"
                 )
         for name, known, value in self._all():
+            if name == "TXBROKER_TLS_KEY_FILE" != self.key_variable:
+                continue  # these are the files of the certificates
             check = FILE_CHECKS.get(known.kind)
             paths = value if known.kind is PATHS else (value,)
             found += [f"{name}: {reason}" for reason in dict.fromkeys(map(check, paths) if check else ()) if reason]
@@ -691,6 +699,11 @@ class Settings:
         return found
 
     @property
+    def key_variable(self) -> str:
+        """The variable that names the files of private keys."""
+        return _variable("tls_certificate_file" if self.tls_key_file == self.tls_certificate_file else "tls_key_file")
+
+    @property
     def unpaired_keys(self) -> str:
         """A sentence when there is not one private key for each certificate, else ""."""
         number = len(self.tls_certificate_file)
@@ -726,7 +739,7 @@ class Settings:
             for name, word in words.items()
             if name != "JWT_SECRET" and not (word.isascii() and word.isprintable())
         ]
-        found += [f"{ENV_PREFIX}TLS_KEY_FILE: {note}" for note in map(open_to_others, self.tls_key_file) if note]
+        found += [f"{self.key_variable}: {note}" for note in map(open_to_others, self.tls_key_file) if note]
         found += [
             f"{ENV_PREFIX}API_KEYS: {name!r} is a reserved name; the client id of the key is key:{name}"
             for name in self.api_keys

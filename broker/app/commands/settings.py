@@ -11,6 +11,7 @@ import click
 from broker.app.commands.console import WRONG, Usage, json_option, read_settings, show, table, write
 
 if TYPE_CHECKING:
+    from broker.app.verification import Verified
     from broker.config.settings import Settings
 
 
@@ -26,24 +27,25 @@ def check(as_json: bool) -> None:
     from broker.config.environment import Environment
 
     settings, found = read_settings(Environment(os.environ))
-    problems = _problems(settings, found)
+    verified = _verified(settings, found)
+    problems, warnings = verified.problems, verified.warnings
     if as_json:
-        show({"ok": not problems, "problems": problems, "warnings": list(settings.warnings)})
+        show({"ok": not problems, "problems": problems, "warnings": warnings})
     elif not problems:
         write("the settings can be used")
-    for text in () if as_json else (*problems, *(f"warning: {warning}" for warning in settings.warnings)):
+    for text in () if as_json else (*problems, *(f"warning: {warning}" for warning in warnings)):
         print(f"txbroker: {text}", file=sys.stderr)
     raise SystemExit(WRONG if problems else 0)
 
 
-def _problems(settings: Settings, found: list[str]) -> list[str]:
-    """Return everything that is wrong with *settings*, of which *found* is known."""
+def _verified(settings: Settings, found: list[str]) -> Verified:
+    """Return what is found of *settings*, of which the problems *found* are known."""
     # Imported here: they bring what the other commands do without.
     from twisted.internet import reactor
 
     from broker.app.verification import verify
 
-    return verify(reactor, settings, found)[1]
+    return verify(reactor, settings, found)
 
 
 @click.command(cls=Usage)

@@ -23,7 +23,7 @@ from broker.app.process import StartError, raise_file_limit, tune_allocator, tun
 from broker.app.reload import Reloads
 from broker.app.reloadables import AccessReload
 from broker.app.systemd import notify_systemd
-from broker.app.verification import verify
+from broker.app.verification import Verified, verify
 from broker.app.workers.operators import OperatorPort
 from broker.app.workers.plan import inherited_sockets
 from broker.app.workers.process import FIRST_FREE, WorkerCommand
@@ -137,11 +137,11 @@ def make_supervisor(
     Raises:
         SettingsError: with everything that can not be used.
     """
-    dialects, found = verify(reactor, settings, problems)
+    verified = verify(reactor, settings, problems)
     if parent.get("chroot"):
-        found.append("TXBROKER_PROCESSES: workers can not be started within --chroot")
-    if found:
-        raise SettingsError(found)
+        verified.problems.append("TXBROKER_PROCESSES: workers can not be started within --chroot")
+    if verified.problems:
+        raise SettingsError(verified.problems)
     tune_allocator()
     outbox = Outbox(reactor)
     ReactorLoop(reactor, outbox).install()
@@ -165,7 +165,7 @@ def make_supervisor(
         counts,
         sockets.bind,
         sockets.close,
-        announce=lambda: announce(settings, dialects, sockets.ports),
+        announce=lambda: announce(settings, verified, sockets.ports),
         give_up=give_up,
         drain_seconds=settings.drain_seconds,
         timeout=settings.worker_timeout_seconds,
@@ -184,11 +184,11 @@ def add_checks(reloads: Reloads, settings: Settings) -> None:
     reloads.add(CertificateReload(certificates, (listener([certificates] if certificates else []),)))
 
 
-def announce(settings: Settings, dialects: Iterable[Any], ports: list[tuple[str, Any]]) -> None:
+def announce(settings: Settings, verified: Verified, ports: list[tuple[str, Any]]) -> None:
     """Tell everybody who wants to know that the workers serve clients, on *ports*."""
-    for warning in settings.warnings:
+    for warning in verified.warnings:
         log.warn("{warning}", warning=warning)
-    announce_start(ports, dialects, tls=bool(settings.tls_certificate_file))
+    announce_start(ports, verified.dialects, tls=bool(settings.tls_certificate_file))
     log.info("{workers} workers share the ports", workers=settings.process_count)
     raise_file_limit(OTHERS)
     notify_systemd("READY=1")

@@ -6,42 +6,30 @@ protocols by ALPN, as browsers, curl and Node do, when the factory behind it nam
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import attrs
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLContextFactory, IOpenSSLServerConnectionCreator
 from zope.interface import implementer
 
-T = TypeVar("T")
+from broker.web.net.pem import CertificateError, CertificateFiles, Fault, Pem, read_pem, strength_of
+
+__all__ = ["CertificateError", "CertificateFiles", "ServerCertificates", "TLSOptions"]
 
 PROTOCOLS = (b"http/1.1", b"http/1.0")  # RFC 7301, 6: the first that a client offers, in this order
 METHODS = ("TLS_METHOD", "TLS_SERVER_METHOD", "TLSv1_2_METHOD", "SSLv23_METHOD")  # the last is the first's old name
-CERTIFICATES = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
-PRIVATE_KEY = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
 # Forward secrecy for those of TLS 1.2; those of TLS 1.3 are all fine.
 CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES256:ECDHE+AES128:DHE+AESGCM:DHE+CHACHA20:!aNULL:!MD5:!DSS"
+TOO_WEAK = {
+    "ee key too small": "the key of the certificate is too weak, clients would refuse it",
+    "ca key too small": "the key of a certificate of the chain is too weak, clients would refuse it",
+    "ca md too weak": "a certificate of the chain is signed with a hash that is too weak, clients would refuse it",
+    "ee md too weak": "the certificate is signed with a hash that is too weak, clients would refuse it",
+}
 RELEASE_BUFFERS = 0x10  # SSL_MODE_RELEASE_BUFFERS: 34 KiB less for each connection that is idle
-
-
-@attrs.frozen
-class CertificateFiles:
-    """Where a certificate is, all in PEM.
-
-    Attributes:
-        certificate: path of the certificate, with the others of its chain behind it, as ``fullchain.pem`` of ACME
-            clients is.
-        key: path of its private key, which may be the same file.
-        chain: path of more certificates of the chain; "" for none.
-    """
-
-    certificate: str
-    key: str
-    chain: str = ""
 
 
 @attrs.frozen
@@ -65,11 +53,13 @@ class Loaded:
         contents: of all files, to know whether they are different.
         contexts: one for each certificate.
         by_name: the first of each name, in lower case; "*.x" for all that are one label longer than "x".
+        read: what the files had.
     """
 
     contents: tuple[bytes, ...]
     contexts: tuple[SSL.Context, ...]
     by_name: dict[str, SSL.Context]
+    read: tuple[Pem, ...]
 
     def context_for(self, name: str) -> SSL.Context:
         """Return the context for *name*, which a client asks for; the first when no certificate has it."""
@@ -99,24 +89,27 @@ class ServerCertificates:
         """Return what *files* have now, without putting it into use.
 
         Raises:
-            ValueError: some of them can not be used; says which, and why.
+            CertificateError: some of them can not be used; says which, and why.
         """
-        contents: list[bytes] = []
+        read: list[Pem] = []
         contexts: list[SSL.Context] = []
         by_name: dict[str, SSL.Context] = {}
-        problems: list[str] = []
+        faults: list[Fault] = []
         for one in files:
             try:
-                chain, context = self._context(one, contents)
-            except ValueError as error:
-                problems.append(str(error))
+                pem = read_pem(one)
+                context = self._context(pem)
+            except CertificateError as error:
+                faults += error.faults
                 continue
+            read.append(pem)
             contexts.append(context)
-            for name in _names_of(chain[0]):
+            for name in _names_of(pem.chain[0]):
                 by_name.setdefault(name, context)
-        if problems:
-            raise ValueError("; ".join(problems))
-        return Loaded(tuple(contents), tuple(contexts), by_name)
+        if faults:
+            raise CertificateError(faults)
+        contents = tuple(text for pem in read for text in pem.contents)
+        return Loaded(contents, tuple(contexts), by_name, tuple(read))
 
     def use(self, files: Sequence[CertificateFiles], loaded: Loaded) -> None:
         """Put *loaded*, which was read from *files*, into use for connections that begin from now on."""
@@ -134,19 +127,27 @@ class ServerCertificates:
         """See ``IOpenSSLContextFactory``, which Twisted's ``listenSSL`` asks for."""
         return self._loaded.contexts[0]
 
-    def _context(self, files: CertificateFiles, contents: list[bytes]) -> tuple[list[x509.Certificate], SSL.Context]:
-        """Return the certificates of *files*, that of the server first, and a context with them."""
-        chain, key = _parsed(files, contents)
+    def notes(self, now: float) -> Iterator[str]:
+        """Yield a sentence for each certificate in use that clients refuse *now*, in seconds since the epoch."""
+        for pem in self._loaded.read:
+            yield from pem.notes(now)
+
+    def _context(self, pem: Pem) -> SSL.Context:
+        """Return a context with the certificates and the key of *pem*."""
         context = self._empty_context()
+        files = pem.files
+        role, path, subject = "certificate", files.certificate, pem.chain[0]
         try:
-            context.use_certificate(chain[0])
-            for one in chain[1:]:
-                context.add_extra_chain_cert(one)
-            context.use_privatekey(key)
+            context.use_certificate(pem.chain[0])
+            for subject in pem.chain[1:]:
+                context.add_extra_chain_cert(subject)
+            role, path, subject = "key", files.key, pem.chain[0]
+            context.use_privatekey(pem.key)
             context.check_privatekey()
-        except SSL.Error:
-            raise ValueError(f"{files.key} is not the private key of {files.certificate}") from None
-        return chain, context
+        except (SSL.Error, TypeError, ValueError) as error:
+            reason = _reason_of(error)
+            raise CertificateError([Fault(role, path, f"{path}: {reason} ({strength_of(subject)})")]) from None
+        return context
 
     def _empty_context(self) -> SSL.Context:
         options = self._options
@@ -175,6 +176,14 @@ class ServerCertificates:
             connection.set_context(self._loaded.context_for(name.decode("ascii", "replace")))
 
 
+def _reason_of(error: Exception) -> str:
+    """Return why OpenSSL, whose *error* that is, can not use a certificate or a key."""
+    reason = (
+        next((str(one[-1]) for one in error.args[0] if one[-1]), "") if isinstance(error, SSL.Error) else str(error)
+    )
+    return TOO_WEAK.get(reason) or f"OpenSSL can not use it: {reason or 'it does not say why'}"
+
+
 def select_protocol(connection: SSL.Connection, offered: Iterable[bytes]) -> Any:
     """Return which of the protocols *offered* by ALPN is spoken.
 
@@ -182,62 +191,6 @@ def select_protocol(connection: SSL.Connection, offered: Iterable[bytes]) -> Any
     """
     known = set(offered)
     return next((one for one in PROTOCOLS if one in known), SSL.NO_OVERLAPPING_PROTOCOLS)
-
-
-def _parsed(files: CertificateFiles, contents: list[bytes]) -> tuple[list[x509.Certificate], Any]:
-    """Return the certificates of *files*, that of the server first, and its key.
-
-    Raises:
-        ValueError: some of them can not be used; says which, and why.
-    """
-    problems: list[str] = []
-
-    def parsed(path: str, parse: Callable[[str, bytes], T]) -> T | None:
-        try:
-            return parse(path, _read(path, contents))
-        except ValueError as error:
-            problems.append(str(error))
-            return None
-
-    chain, key = parsed(files.certificate, _certificates) or [], parsed(files.key, _private_key)
-    known = set(chain)
-    more = parsed(files.chain, _certificates) if files.chain else None
-    if problems:
-        raise ValueError("; ".join(dict.fromkeys(problems)))
-    return chain + [one for one in more or () if one not in known], key
-
-
-def _read(path: str, contents: list[bytes]) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            text = file.read()
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    contents.append(text)
-    return text
-
-
-def _certificates(path: str, text: bytes) -> list[x509.Certificate]:
-    """Return the certificates in *text*, of the file at *path*, in their order."""
-    try:
-        found = [x509.load_pem_x509_certificate(one) for one in CERTIFICATES.findall(text)]
-    except ValueError:
-        raise ValueError(f"{path} has a certificate that is no PEM") from None
-    if not found:
-        raise ValueError(f"{path} has no certificate in PEM")
-    return found
-
-
-def _private_key(path: str, text: bytes) -> Any:
-    found = PRIVATE_KEY.search(text)
-    if found is None:
-        raise ValueError(f"{path} has no private key in PEM")
-    try:
-        return load_pem_private_key(found[0], None)
-    except TypeError:
-        raise ValueError(f"the private key in {path} is encrypted: nobody can be asked for its password") from None
-    except ValueError:
-        raise ValueError(f"the private key in {path} can not be read") from None
 
 
 def _names_of(certificate: x509.Certificate) -> list[str]:

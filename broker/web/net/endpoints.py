@@ -158,6 +158,16 @@ def check_endpoint(text: str) -> Place | None:
     return check.place
 
 
+def own_certificates(text: str) -> ServerCertificates | None:
+    """Return the certificates that the endpoint string *text* names itself; None: it names none, or can not be used."""
+    if not text.removeprefix(PROXIED).lower().startswith("ssl:"):
+        return None
+    try:
+        return parse_endpoint(EndpointCheck(), text).certificates
+    except ValueError:
+        return None
+
+
 def inherited_descriptor(text: str) -> int | None:
     """Return the descriptor of the socket that the endpoint string *text* names, from systemd; None: it names none.
 
