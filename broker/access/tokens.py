@@ -108,14 +108,15 @@ class Tokens:
             raise Unauthenticated("token", guessed=False)
         return token
 
-    async def revoke(self, text: str) -> None:
-        """Revoke the token *text*, and disconnect those who live by it, on every node.
+    async def revoke(self, text: str) -> str:
+        """Revoke the token *text*, and disconnect those who live by it, on every node; return its id.
 
         Raises:
             Unauthenticated: it is not one of ours.
         """
         token = self._read(text, await self._signing_key())
         await self.revoke_id(token.id, token.expires)
+        return token.id
 
     async def revoke_id(self, id: str, expires: float) -> None:
         """Do what ``revoke`` does with the token that has this *id* and ends at *expires*."""

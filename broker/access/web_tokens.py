@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from broker.patterns import is_reserved
 
 log = Logger()
 
+SHORT_KEY = r"The HMAC key is \d+ bytes long"  # how the warning of PyJWT begins
 MAX_NAME = 128  # characters of a ``sub``
 SHOWN = ("userId", "profileId", "role", "scopes")  # claims that a client may be told
 # What is not judged: ``iat`` says nothing of whether a token is good, and ``sub`` and ``jti`` may be of any type.
@@ -146,7 +148,11 @@ def fingerprint(*parts: str) -> str:
 
 
 def secret_key(secret: str) -> SigningKey:
-    """Return the key that is the shared *secret* of an issuer (HS256)."""
+    """Return the key that is the shared *secret* of an issuer (HS256).
+
+    PyJWT warns of a short one whenever it is used, on standard error; ``Settings.weaknesses`` has said so once.
+    """
+    warnings.filterwarnings("ignore", SHORT_KEY)
     return SigningKey(secret, "HS256", fingerprint("HS256", secret))
 
 

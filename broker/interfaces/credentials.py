@@ -87,8 +87,8 @@ class ICredentialVerbs(Interface):
             RateLimited: too many wrong credentials came from its address.
         """
 
-    def revoke(token: str) -> Coro[None]:
-        """Revoke *token*, and close the connections that live by it, on every node.
+    def revoke(token: str) -> Coro[str]:
+        """Revoke *token*, and close the connections that live by it, on every node; return its id.
 
         Raises:
             Unauthenticated: it is not one of ours.

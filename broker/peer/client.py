@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -52,6 +53,7 @@ STARTS_OF_RESERVED = (BROKER, QUEUE, KEY_PREFIX)  # a name that begins otherwise
 # Verbs that make the daemon hold more, for a store, a callee or those who read: refused while memory is short.
 CROWDING = frozenset(("publish", "call", "request", "send", "write"))
 # The setting of how many polls may wait, by whether it is that of one client.
+MAX_ROLES, MAX_ROLE = 3, 40  # that a refusal names, and characters of one
 POLL_LIMITS = ("TXBROKER_MAX_WAITING_POLLS", "TXBROKER_MAX_WAITING_POLLS_PER_CLIENT")
 
 # Every request of an HTTP client makes a peer: the shape of a UUID without its price.
@@ -235,10 +237,11 @@ class Client:
         """See ``IPeer.unauthenticated``."""
         return self._log(Unauthenticated(verb, message=explanation), verb, "TXBROKER_AUTH")
 
-    def _log(self, error: BrokerError, verb: str, setting: str, name: str = "") -> BrokerError:
+    def _log(self, error: BrokerError, verb: str, setting: str, name: str = "", note: str = "") -> BrokerError:
         """Return *error*, a refusal, when it has been logged."""
         self.refused = True
-        self._parts.refusals.add(self.dialect, self.address, self.identity.principal, verb, error.code, setting, name)
+        principal = self.identity.principal
+        self._parts.refusals.add(self.dialect, self.address, principal, verb, error.code, setting, name, note=note)
         return error
 
     def _log_polls(self, error: RateLimited, share: Share, verb: str) -> BrokerError:
@@ -401,8 +404,9 @@ class Client:
             self._tries += 1
             self._count_failure(credential, error, parts.settings.credentials)
             raise
-        if self.identity.authenticated and not _is_renewed(self.identity, identity):
-            raise self.deny("identify", identity.name, "")
+        reason = self.identity.authenticated and _not_renewed(self.identity, identity)
+        if reason:
+            raise self._log(Denied("identify", identity.name), "identify", "", identity.name, reason)
         self.admit(identity)
         return identity
 
@@ -658,12 +662,21 @@ class Client:
             awaited.end()
 
 
-def _is_renewed(before: Identity, now: Identity) -> bool:
-    """Whether *now* may take the place of *before*: the same principal, which has lost no role.
+def _not_renewed(before: Identity, now: Identity) -> str:
+    """Return why *now* may not take the place of *before*; "" if it may.
 
-    What it has subscribed to by a role must not outlive that.
+    It is the same principal, which has lost no role: what it has subscribed to by one must not outlive that.
     """
-    return now.principal == before.principal and set(before.roles) <= set(now.roles)
+    if now.principal != before.principal:
+        return "a connection that has shown a credential takes none of another principal"
+    kept = set(now.roles)
+    lost = [role for role in before.roles if role not in kept]
+    if not lost:
+        return ""
+    # The issuer of the token has chosen them: as JSON nothing in them reaches the terminal as it is.
+    named = ", ".join(json.dumps(role[:MAX_ROLE]) for role in lost[:MAX_ROLES])
+    more = f" and {len(lost) - MAX_ROLES} more" if len(lost) > MAX_ROLES else ""
+    return f"the new credential lacks {named}{more} of the roles of the old one, which goes on: connect again with it"
 
 
 def _no_response(failure: Failure) -> bool:

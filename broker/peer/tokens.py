@@ -39,10 +39,10 @@ class TokenVerbs(Client):
         self._hold()
         return found.claims
 
-    async def revoke(self, token: str) -> None:
+    async def revoke(self, token: str) -> str:
         """See ``IPeer.revoke``."""
         self._allow("mint", self.identity.name)
-        await self._parts.tokens.revoke(token)
+        return await self._parts.tokens.revoke(token)
 
     @property
     def tries_left(self) -> int:

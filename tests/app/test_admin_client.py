@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jwt
 import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
@@ -94,7 +95,14 @@ def test_a_file_that_is_not_there_is_told(capsys, tmp_path):
     with pytest.raises(SystemExit) as caught:
         main(["token", "revoke", "--file", str(tmp_path / "none")])
     assert caught.value.code == 1
-    assert "No such file" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"txbroker: {tmp_path}/none can not be read: No such file or directory\n"
+
+
+def test_a_file_that_is_no_text_is_told_without_what_it_has(capsys, tmp_path):
+    (tmp_path / "token").write_bytes(b"secret\xe9")
+    with pytest.raises(SystemExit):
+        main(["token", "verify", "--file", str(tmp_path / "token")])
+    assert capsys.readouterr().err == f"txbroker: {tmp_path}/token has no token: it is no text in UTF-8\n"
 
 
 def admin_urls(daemon):
@@ -193,7 +201,12 @@ async def test_over_a_unix_socket_the_secret_decides_and_live_clients_are_closed
         await ws_connect(daemon.ws(f"/ws?token={token}"))
     told = [line["msg"] for line in daemon.events() if "admin refused" in line["msg"] or "revoked" in line["msg"]]
     refused = "admin refused unix: UNAUTHENTICATED for anonymous at identify; see TXBROKER_ADMIN_SECRET"
-    assert told == [f"{refused}; not counted as a guess", refused, "a token was revoked by unix"]
+    id = jwt.decode(token, options={"verify_signature": False})["jti"]
+    assert told == [
+        f"{refused}; not counted as a guess",
+        refused,
+        f"the token with the id {id} was revoked by unix",
+    ]
     assert token not in "\n".join(daemon.output)
 
 

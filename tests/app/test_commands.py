@@ -383,6 +383,17 @@ def test_a_json_web_token_is_minted_and_verified(give):
     assert give("token", "verify", text="")[0] == 1
 
 
+@pytest.mark.parametrize(
+    ("secret", "words"), [("x" * 15, "16 characters"), ("x" * 31, "32 bytes, the least for HS256")]
+)
+def test_a_short_secret_is_warned_of_in_the_words_of_the_settings(give, secret, words):
+    status, said, errors = give("token", "mint", "--sub", "ann", TXBROKER_JWT_SECRET=secret)
+    assert (status, errors.count("\n")) == (0, 1)
+    assert errors.startswith(f"txbroker: warning: TXBROKER_JWT_SECRET has fewer than {words}")
+    assert secret not in errors
+    assert give("token", "verify", text=said)[::2] == (0, "")
+
+
 def test_it_is_told_what_is_wrong_with_a_web_token(give):
     environ = {"TXBROKER_JWT_SECRET": SECRET}
     for token, told in {

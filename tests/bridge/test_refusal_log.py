@@ -16,6 +16,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 
+from broker.errors import Denied
 from broker.messages import HttpRequest
 from broker.observe.logs import LogLines, Redaction
 from broker.testing import connect, http_request, make_broker, value_of
@@ -145,6 +146,40 @@ def test_an_id_by_which_a_member_has_its_rooms_is_not_logged(logged):
         "thinws refused 192.0.2.7: DENIED for key:ann at join; see TXBROKER_PERMISSIONS_FILE"
     ]
     assert "known-to-bob" not in repr(logged) + repr(broker.parts.refusals.recent)
+
+
+@pytest.mark.parametrize(
+    ("claims", "why"),
+    [
+        ({"sub": "bob", "roles": ["r", "s"]}, None),
+        (
+            {"sub": "bob", "roles": ["s\n"]},
+            'the new credential lacks "r" of the roles of the old one, which goes on: connect again with it',
+        ),
+        ({"sub": "eve", "roles": ["r"]}, "a connection that has shown a credential takes none of another principal"),
+    ],
+)
+def test_a_credential_that_does_not_renew_the_one_before_leaves_a_line_with_the_reason(claims, why, logged):
+    secret = doors.RIGHT + "-to-sign-tokens-with-it"
+    peer = doors.a_broker(jwt_secret=secret).attach("owlmeans", "192.0.2.7")
+    peer.identify(jwt.encode({"sub": "bob", "roles": ["r"], "exp": 4e9}, secret, "HS256"))
+    try:
+        peer.identify(jwt.encode({**claims, "exp": 4e9}, secret, "HS256"))
+    except Denied:
+        assert peer.identity.roles == ("r",)
+    line = f'owlmeans refused 192.0.2.7: DENIED for user:bob at identify of "{claims["sub"]}"; {why}'
+    assert refused_lines(logged) == ([line] if why else [])
+
+
+def test_of_many_roles_that_are_lost_some_are_named(logged):
+    secret = doors.RIGHT + "-to-sign-tokens-with-it"
+    peer = doors.a_broker(jwt_secret=secret).attach("owlmeans", "192.0.2.7")
+    roles = [f"r{number}" + "x" * 50 for number in range(100)]
+    peer.identify(jwt.encode({"sub": "bob", "roles": roles, "exp": 4e9}, secret, "HS256"))
+    with pytest.raises(Denied):
+        peer.identify(jwt.encode({"sub": "bob", "exp": 4e9}, secret, "HS256"))
+    (line,) = refused_lines(logged)
+    assert f'lacks "r0{"x" * 38}", "r1{"x" * 38}", "r2{"x" * 38}" and 97 more of the roles' in line
 
 
 def test_an_id_too_many_leaves_a_line(logged):

@@ -77,18 +77,22 @@ def mint(
 def _web_token(settings: Any, sub: str, roles: tuple[str, ...], ttl: float) -> tuple[str, float]:
     import jwt
 
-    from broker.access.web_tokens import could_name
+    from broker.access.web_tokens import could_name, secret_key
     from broker.core.clocks import MACHINE
 
     if sub and not (could_name(sub) and sub.isprintable()):
         fail(f"--sub {sub!r} can not name a user", WRONG)
+    for note in settings.warnings:
+        if note.startswith("TXBROKER_JWT_"):
+            print(f"txbroker: warning: {note}", file=sys.stderr)
+    key = secret_key(settings.jwt_secret)
     now = int(MACHINE.time())
     claims: dict[str, Any] = {"iat": now, "exp": int(now + ttl)}
     claims |= {"sub": sub} if sub else {}
     claims |= {"roles": list(roles)} if roles else {}
     claims |= {"aud": settings.jwt_audience} if settings.jwt_audience else {}
     claims |= {"iss": settings.jwt_issuer} if settings.jwt_issuer else {}
-    return jwt.encode(claims, settings.jwt_secret, algorithm="HS256"), float(claims["exp"])
+    return jwt.encode(claims, key.key, algorithm=key.algorithm), float(claims["exp"])
 
 
 @token.command()
@@ -186,6 +190,8 @@ def _read(file: Path | None, arguments: tuple[str, ...], missing: str = "there i
         fail("give the token on the standard input or by --file: others can see the arguments of a program", WRONG)
     try:
         text = (file.read_text("utf-8") if file else sys.stdin.read()).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        fail(str(error))
+    except OSError as error:
+        fail(f"{file or 'the standard input'} can not be read: {error.strerror}")
+    except UnicodeDecodeError:  # whose text has a part of it
+        fail(f"{file or 'the standard input'} has no token: it is no text in UTF-8")
     return text or fail(missing)

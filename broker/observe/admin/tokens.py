@@ -72,13 +72,15 @@ class TokenPage:
             return problem(400, 'The body must be {"token": "…"} or {"id": "…"}.')
         peer.admit(OPERATOR)
         try:
-            if asked.id is not None:
-                await self._revoke(asked.id)
+            id = asked.id
+            if id is not None:
+                await self._revoke(id)
             else:
-                await peer.revoke(asked.token or "")
+                id = await peer.revoke(asked.token or "")
         except Unauthenticated:
             return problem(400, "This is no token of this broker; a JSON web token of somebody else ends at its exp.")
         except NotFound as error:
             return problem(404, str(error))
-        log.info("a token was revoked by {address}", address=request.address or UNIX)
+        # The id is no secret: nobody is let in by it, and lists of the admin port have it.
+        log.info("the token with the id {token} was revoked by {address}", token=id, address=request.address or UNIX)
         return Response(200, b'{"revoked":true}', headers=(NO_STORE,))
