@@ -329,6 +329,7 @@ class Client:
 
     def _forget(self) -> None:
         self.heard: defaultdict[tuple[str, str], list[Event]] = defaultdict(list)
+        self.parted: dict[str, bool] = {}  # rooms that it parted from in this life: whether it has joined again
         self.live: dict[tuple[str, bytes], int] = {}
         self.listening: dict[str, float] = {}  # since when it surely hears all of a topic
         self.watching: dict[str, float] = {}  # since when it surely hears all changes
@@ -547,11 +548,14 @@ class Client:
             assert peer is not None
             await peer.become(self.name)
             await peer.join(room)
+            if room in self.parted:
+                self.parted[room] = True
 
         self.want("join", room, join)
 
     async def do_part(self, peer: Peer, room: str) -> None:
         self.wishes.pop(("join", room), None)
+        self.parted[room] = False
         await peer.part(room)
 
     def event(self, event: Event, pattern: str) -> None:
@@ -570,7 +574,10 @@ class Client:
             return
         self.history.append(event, self.node)
         before = self.heard[pattern, event.topic]
-        if before and before[-1].epoch == event.epoch and event.id != before[-1].id + 1:
+        if pattern in self.parted:  # what came meanwhile was not for it
+            if self.parted[pattern]:
+                del self.parted[pattern]
+        elif before and before[-1].epoch == event.epoch and event.id != before[-1].id + 1:
             self.world.violate(
                 "an observer got events out of order",
                 f"{self.name} at {self.node.name}, by {pattern}: {event.topic} {before[-1].id}, then {event.id}",
