@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import sys
+import faulthandler
+import re
 import threading
+from itertools import islice
 from pathlib import Path
-from types import FrameType
+from tempfile import TemporaryFile
 
 LOOK = 0.5  # seconds between two looks
 SUSPICIOUS = 2  # looks without a tick in between, after which the stack is kept
 MAX_FRAMES = 5  # of a stack that are named, the innermost first
+THREAD = re.compile(r"(?:Current thread|Thread) 0x([0-9a-f]+)")
+FRAME = re.compile(r'^  File "(.*)", line (\S+) in (.*)$', re.MULTILINE)
 
 
 class StackWatch:
@@ -54,14 +58,35 @@ class StackWatch:
             looks = looks + 1 if ticks == seen else 0
             seen = ticks
             if looks == SUSPICIOUS:
-                self._caught = described(sys._current_frames().get(thread))
+                self._caught = stack_of(thread)
 
 
-def described(frame: FrameType | None) -> str:
-    """Return the innermost frames of a stack as text: file, line and function, without any value."""
-    found: list[str] = []
-    while frame is not None and len(found) < MAX_FRAMES:
-        path = Path(frame.f_code.co_filename)
-        found.append(f"{path.parent.name}/{path.name}:{frame.f_lineno} {frame.f_code.co_name}")
-        frame = frame.f_back
-    return " < ".join(found)
+def stack_of(thread: int) -> str:
+    """Return the innermost frames of a thread as text: file, line and function, without any value.
+
+    "" if it has gone, or there is no room for a temporary file.
+    """
+    # Not by ``sys._current_frames``, which makes objects of the frames of a thread that runs: Python 3.11 may
+    # deadlock with that (its issue 106883), and crash when they are followed (99110).
+    try:
+        with TemporaryFile() as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+            file.seek(0)
+            return described(file.read().decode("utf-8", "replace"), thread)
+    except OSError:
+        return ""
+
+
+def described(dump: str, thread: int) -> str:
+    """Return what ``stack_of`` returns, of a *dump* of ``faulthandler``."""
+    for part in dump.split("\n\n"):
+        head, _, frames = part.partition("\n")
+        found = THREAD.match(head)
+        if found and int(found[1], 16) == thread:
+            named = islice(FRAME.finditer(frames), MAX_FRAMES)
+            return " < ".join(f"{_short(each[1])}:{each[2]} {each[3]}" for each in named)
+    return ""
+
+
+def _short(path: str) -> str:
+    return "/".join(Path(path).parts[-2:])

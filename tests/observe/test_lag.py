@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from twisted.internet.task import Clock
 from broker.app.tap import make_lag
 from broker.observe.lag import INTERVAL, TOLD, ReactorLag
 from broker.observe.metrics import Histogram
-from broker.observe.stacks import StackWatch, described
+from broker.observe.stacks import StackWatch, described, stack_of
 from broker.testing import make_broker
 from tests.support.logs import lines_of
 
@@ -94,4 +95,23 @@ def test_the_stack_of_what_blocks_is_kept(monkeypatch):
 
 
 def test_a_thread_that_has_gone_has_no_stack():
-    assert described(None) == ""
+    assert stack_of(1) == ""
+
+
+def test_the_innermost_frames_of_the_thread_are_named():
+    dump = (
+        "Thread 0x00007f01 (most recent call first):\n"
+        + "".join(f'  File "/lib/a b/m{number}.py", line {number} in f{number}\n' for number in range(7))
+        + '\nCurrent thread 0x00007f02 [stacks] (most recent call first):\n  File "<stdin>", line ??? in <module>\n'
+    )
+    assert described(dump, 0x7F01) == " < ".join(f"a b/m{number}.py:{number} f{number}" for number in range(5))
+    assert described(dump, 0x7F02) == "<stdin>:??? <module>"
+    assert described(dump, 0x7F03) == ""
+
+
+def test_without_room_for_it_there_is_no_stack(monkeypatch):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("broker.observe.stacks.TemporaryFile", full)
+    assert stack_of(threading.get_ident()) == ""
