@@ -12,6 +12,7 @@ from twisted.logger import Logger
 
 from broker import __version__
 from broker.config.addresses import url_of
+from broker.config.settings import KEY_VARIABLE, Settings
 from broker.interfaces import IHttpDialect, IWebSocketDialect
 from broker.web.extras import DialectExtras
 
@@ -19,22 +20,32 @@ log = Logger()
 
 
 def announce_start(
-    ports: Sequence[tuple[str, IListeningPort]], dialects: Iterable[Any], tls: bool = False, *, ready: bool = True
+    ports: Sequence[tuple[str, IListeningPort]], dialects: Iterable[Any], settings: Settings, *, ready: bool = True
 ) -> None:
     """Log a line for each port, with its endpoint string, and one for each dialect.
 
-    *tls* says whether the endpoints of TCP are for TLS, and *ready* whether the daemon can do its work already.
+    *ready* says whether the daemon can do its work already.
     """
-    urls = [url_of(endpoint, port.getHost(), tls) for endpoint, port in ports]
+    urls = [url_of(endpoint, port.getHost(), bool(settings.tls_certificate_file)) for endpoint, port in ports]
     for url in urls:
         if ready:
             log.info("txbroker {version} is ready at {url}", version=__version__, url=url)
         else:
             log.warn("txbroker {version} is at {url}, and not ready: see txbroker status", version=__version__, url=url)
     first = next((url for url in urls if url.startswith("http")), "")
-    for dialect in dialects if first else ():
-        if _serves_port(dialect):
-            log.info("try {dialect}: {line}", dialect=dialect.name, line=example(dialect, first), log_trusted=True)
+    lines = [
+        (dialect.name, example(dialect, first, settings.credential_variable))
+        for dialect in (dialects if first else ())
+        if _serves_port(dialect)
+    ]
+    for name, line in lines:
+        log.info("try {dialect}: {line}", dialect=name, line=line, log_trusted=True)
+    if any(KEY_VARIABLE in line for _, line in lines):
+        log.info(
+            "{variable} in these commands is a credential of {settings}",
+            variable=KEY_VARIABLE,
+            settings=settings.credentials,
+        )
 
 
 def _serves_port(dialect: Any) -> bool:
@@ -44,11 +55,11 @@ def _serves_port(dialect: Any) -> bool:
     )
 
 
-def example(dialect: Any, url: str) -> str:
+def example(dialect: Any, url: str, key: str = "any") -> str:
     """Return a shell command that speaks *dialect* with the daemon at *url*.
 
     A dialect may have its own in ``example``, in which ``{http}`` and ``{ws}``
-    stand for the two URLs of the daemon and ``{websocket}`` for a client.
+    stand for the two URLs of the daemon, ``{websocket}`` for a client, and ``{key}`` for *key*, a credential.
     """
     ws = "ws" + url.removeprefix("http")
     if IWebSocketDialect.providedBy(dialect):
@@ -56,7 +67,7 @@ def example(dialect: Any, url: str) -> str:
     else:
         usual = "curl {http}" + dialect.http_paths[0]
     line = DialectExtras.of(dialect).example or usual
-    for mark, text in (("{http}", url), ("{ws}", ws), ("{websocket}", _websocket_client())):
+    for mark, text in (("{http}", url), ("{ws}", ws), ("{websocket}", _websocket_client()), ("{key}", key)):
         line = line.replace(mark, text)
     return line
 

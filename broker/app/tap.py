@@ -311,7 +311,7 @@ def _announce(
     if worker is None:
         for warning in warnings:
             log.warn("{warning}", warning=warning)
-        announce_start(ports, dialects, tls=bool(settings.tls_certificate_file), ready=not broker.ready())
+        announce_start(ports, dialects, settings, ready=not broker.ready())
     else:
         worker.announce()
     raise_file_limit(settings.max_connections)

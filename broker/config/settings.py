@@ -66,6 +66,7 @@ CLIENT_NAMES = frozenset(
     f"TXBROKER_{name}"
     for name in ("URL", "CREDENTIAL", "CREDENTIAL_FILE", "CA_FILE", "METHOD", "QUEUE", "JOB_ID", "JOB_DELIVERY")
 )
+KEY_VARIABLE = "$KEY"  # stands for a credential in commands that are shown
 CREDENTIALS = ("api_secret", "api_secret_previous", "api_keys", "jwt_secret", "jwt_public_key_file", "jwks_file")
 DEFAULT_RETENTION = Retention(seconds=7 * 86400.0, count=1_000_000)
 
@@ -560,6 +561,13 @@ class Settings:
     def credentials(self) -> str:
         """The names of the settings by which a credential is configured."""
         return ", ".join(_variable(name) for name in CREDENTIALS if getattr(self, name)) or "TXBROKER_AUTH"
+
+    @property
+    def credential_variable(self) -> str:
+        """The variable of a shell that stands for a credential in a command to try; "any" where none is configured."""
+        if not self.secured:
+            return "any"
+        return "$TXBROKER_API_SECRET" if self.api_secret else KEY_VARIABLE
 
     @property
     def guarded(self) -> bool:

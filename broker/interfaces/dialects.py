@@ -81,7 +81,8 @@ class IDialectExtras(Interface):
 
     example: str = Attribute(
         "A shell command by which to try it, logged at the start; ``{http}`` and ``{ws}`` stand "
-        "for the URLs of the daemon, ``{websocket}`` for a WebSocket client."
+        "for the URLs of the daemon, ``{websocket}`` for a WebSocket client, and ``{key}``, in double quotes or none, "
+        "for the variable of the shell that has a credential."
     )
     any_origin: bool = Attribute(
         "Whether its WebSockets may be opened by pages of any origin, for a credential that no browser adds by itself; "

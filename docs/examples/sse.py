@@ -33,7 +33,7 @@ class Listener(StreamSession):
 @implementer(IHttpDialect)
 class ServerSentEvents:
     name, http_paths = "sse", ("/sse/",)
-    example = "curl -N '{http}/sse/news?token=$TXBROKER_API_SECRET'"
+    example = 'curl -N "{http}/sse/news?token={key}"'
 
     async def answer(self, peer: IPeer, request: HttpRequest) -> Response:
         if request.method not in ("GET", "HEAD"):

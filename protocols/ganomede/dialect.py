@@ -35,12 +35,11 @@ class Ganomede:
     name = "ganomede"
     # Those that are asked for most by themselves: such a path is found without a search.
     http_paths = (PREFIX + "/", PREFIX + "/events", PREFIX + "/latest", "/latest", "/about")
+    example = f'curl -d "clientId=me&channel=news&secret={{key}}&from=me&type=hello" {{http}}{PREFIX}/events'
 
     def __init__(self, settings: Settings) -> None:
-        secret = "$TXBROKER_API_SECRET" if settings.auth == "required" else "any"
         # The shipped client comes back at once, whyever it is refused.
         self.refusal_delay = settings.error_delay_seconds
-        self.example = f'curl -d "clientId=me&channel=news&secret={secret}&from=me&type=hello" {{http}}{PREFIX}/events'
         events, indices = Events(settings), Indices(settings)
         self._paths: dict[str, dict[str, Handler]] = {
             f"{PREFIX}/events": {"GET": events.poll, "POST": events.post},

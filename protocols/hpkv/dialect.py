@@ -44,7 +44,7 @@ class Hpkv:
     websocket_paths = ("/ws", "/hpkv/ws")
     http_paths = ("/token/websocket", "/hpkv/token/websocket")
     subprotocols = ()
-    example = "{websocket} '{ws}/ws?apiKey=KEY'"
+    example = '{websocket} "{ws}/ws?apiKey={key}"'
     any_origin = True
     comes_back = True  # "Any server-side close … makes the client reconnect"
 

@@ -57,7 +57,7 @@ class Http:
     http_paths = (PREFIX,)
 
     def __init__(self, settings: Settings) -> None:
-        credential = ' -H "Authorization: Bearer $TXBROKER_API_SECRET"' if settings.auth == "required" else ""
+        credential = ' -H "Authorization: Bearer {key}"' if settings.auth == "required" else ""
         self.example = f"curl -N{credential} -H 'Accept: text/event-stream' {{http}}/v1/topics/news"
         operations = [
             *Topics(settings).operations(),

@@ -345,9 +345,9 @@ class MicroStream(Server):
         dropped: number of malformed messages, and of responses that nobody waits for.
     """
 
-    example = "curl '{http}/socket.io/?EIO=4&transport=polling&serviceName=me'"
-
     def __init__(self, settings: Settings, clock: IReactorTime) -> None:
+        token = "&token={key}" if settings.auth == "required" else ""
+        self.example = f'curl "{{http}}/socket.io/?EIO=4&transport=polling&serviceName=me{token}"'
         super().__init__(partial(Service, self), clock, **server_options(settings))
         self.is_open = settings.auth == "none"
         self.idle_seconds = settings.microstream_idle_seconds

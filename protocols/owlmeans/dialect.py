@@ -27,6 +27,7 @@ class OwlMeans:
 
     settings: Settings
     codec: Codec
+    example: str = ""
     name: str = "owlmeans"
     websocket_paths: tuple[str, ...] = ("/", "/owlmeans", "/v1/ws")
     subprotocols: tuple[str, ...] = ("owlmeans",)
@@ -50,4 +51,5 @@ class OwlMeans:
 
 def dialect(settings: Settings) -> OwlMeans:
     """Return this dialect for a daemon with *settings*."""
-    return OwlMeans(settings, codec(settings.speedups))
+    example = '{websocket} "{ws}/?token={key}"' if settings.auth == "required" else ""
+    return OwlMeans(settings, codec(settings.speedups), example)

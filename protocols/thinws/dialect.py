@@ -18,7 +18,10 @@ EVENTS = ("connect", "disconnect", "subscribe", "unsubscribe", "message")
 
 def dialect(settings: Any) -> ThinWs:
     """Return the dialect; see ``broker.app.dialects``."""
-    return ThinWs(settings.thinws_open_rooms)
+    made = ThinWs(settings.thinws_open_rooms)
+    if settings.auth == "required":
+        made.example = '{websocket} "{ws}/thinws?token={key}"'
+    return made
 
 
 @implementer(IWebSocketDialect)
@@ -34,6 +37,7 @@ class ThinWs:
     subprotocols = ("thinws",)
     refusal_delay = REFUSAL_DELAY
     comes_back = True  # about a millisecond after any close
+    example = ""
 
     def __init__(self, open_rooms: bool = False) -> None:
         self._open_rooms = open_rooms

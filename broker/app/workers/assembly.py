@@ -188,7 +188,7 @@ def announce(settings: Settings, verified: Verified, ports: list[tuple[str, Any]
     """Tell everybody who wants to know that the workers serve clients, on *ports*."""
     for warning in verified.warnings:
         log.warn("{warning}", warning=warning)
-    announce_start(ports, verified.dialects, tls=bool(settings.tls_certificate_file))
+    announce_start(ports, verified.dialects, settings)
     log.info("{workers} workers share the ports", workers=settings.process_count)
     raise_file_limit(OTHERS)
     notify_systemd("READY=1")
