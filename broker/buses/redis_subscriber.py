@@ -189,12 +189,12 @@ class RedisSubscriber:
         self._added.append(subscription)
         if len(self._added) == 1:
             # Asked for at once: who reads the store after this has missed nothing that is before the mark.
-            self._clock.callLater(0, self._subscribe_added, self.source.mark())
+            self._clock.callLater(0, self._subscribe_added, self.source.mark().addErrback(_not_told))
         return subscription
 
-    def _subscribe_added(self, mark: Deferred[int]) -> None:
+    def _subscribe_added(self, mark: Deferred[int | None]) -> None:
         added, self._added = self._added, []
-        mark.addCallbacks(self._begin_at, self._begin_anyway, (added,), errbackArgs=(added,))
+        mark.addCallback(self._begin_added, added)
         # Another one may have needed the same before.
         targets = {subscription.target: None for subscription in added if subscription.target.subscriptions}
         self._subscribe([target for target in targets if not target.subscribed])
@@ -214,10 +214,13 @@ class RedisSubscriber:
             if early:
                 self._missed([each.text for each in early])
 
-    def _begin_anyway(self, failure: Failure, subscriptions: Collection[Subscription] = ()) -> None:
-        failure.trap(BrokerError)
+    def _begin_added(self, mark: int | None, added: Collection[Subscription]) -> None:
         # Rather too much than too little; if this mark is unknown, too, the next heartbeat asks.
-        self._begin_at(self._recovery.mark, subscriptions)
+        self._begin_at(self._recovery.mark if mark is None else mark, added)
+
+    def _begin_none(self, failure: Failure) -> None:
+        failure.trap(BrokerError)
+        self._begin_at(self._recovery.mark, ())
 
     def _in_effect(self, subscription: Subscription) -> None:
         """Fire who waits for *subscription*: Redis has confirmed it, and it is known what was before."""
@@ -285,7 +288,7 @@ class RedisSubscriber:
             self._asking = True
             # Not those that join while the answer is under way: its mark is older than they are.
             behind = self._recovery.behind
-            asked = self.source.mark().addCallbacks(self._on_mark, self._begin_anyway, (self._recovery.era, behind))
+            asked = self.source.mark().addCallbacks(self._on_mark, self._begin_none, (self._recovery.era, behind))
             asked.addBoth(self._mark_answered)
 
     def _mark_answered(self, result: object) -> object:
@@ -410,3 +413,7 @@ class RedisSubscriber:
 
 def _not_connected() -> Unavailable:
     return Unavailable("redis", message="Redis does not bring what is published now.")
+
+
+def _not_told(failure: Failure) -> None:
+    failure.trap(BrokerError)

@@ -626,3 +626,13 @@ def test_many_join_at_little_cost(world: World) -> None:
         world.subscriber.forget(f"room {number}", False)
     world.clock.pump([UNSUBSCRIBE_DELAY, 1.0])
     assert len(world.subscriber) == 0
+
+
+def test_a_store_that_fails_in_the_last_iteration_leaves_no_failure_behind() -> None:
+    """A node that is stopped then never asks what became of the question."""
+    world = World()
+    world.connect()
+    world.source.away = True
+    world.subscriber.listen("news", False)
+    calls: list[Any] = world.clock.getDelayedCalls()
+    assert [call.args[0].result for call in calls if call.args and isinstance(call.args[0], Deferred)] == [None]
