@@ -634,5 +634,5 @@ def test_a_store_that_fails_in_the_last_iteration_leaves_no_failure_behind() -> 
     world.connect()
     world.source.away = True
     world.subscriber.listen("news", False)
-    calls: list[Any] = world.clock.getDelayedCalls()
+    calls: Any = world.clock.getDelayedCalls()
     assert [call.args[0].result for call in calls if call.args and isinstance(call.args[0], Deferred)] == [None]
