@@ -60,6 +60,12 @@ class WorkersDaemon(Daemon):
         words = "&".join(f"{key}={value}" for key, value in query.items())
         return (await get(f"{self.admin_url}/admin/api/{name}?{words}")).json()
 
+    async def listed(self, name: str, **query: object) -> Any:
+        """Return a page of a list for which all workers have answered: one that is busy may have been too late."""
+        while not (page := await self.asked(name, **query))["complete"]:
+            pass
+        return page
+
     async def do(self, name: str, content: object, **query: object) -> Any:
         """Let the admin API do something."""
         words = "&".join(f"{key}={value}" for key, value in query.items())

@@ -108,9 +108,9 @@ async def test_operators_see_and_reach_all_workers_at_one_port(workers):
     assert (status["node"], status["pid"], status["ready"]) == ("many", workers.pid, [])
     assert status["connections"]["owlmeans"] == 4
     assert [worker["state"] for worker in status["workers"]] == ["ready"] * WORKERS
-    page = await workers.asked("sessions", sort="client", limit=3)
-    assert (len(page["items"]), page["next"]) == (3, "3")
-    rest = await workers.asked("sessions", sort="client", limit=100, after=page["next"])
+    page = await workers.listed("sessions", sort="client", limit=3)
+    assert (len(page["items"]), page["next"]) == (3, "3"), page
+    rest = await workers.listed("sessions", sort="client", limit=100, after=page["next"])
     rows = [row for row in page["items"] + rest["items"] if row["dialect"] == "owlmeans"]  # others may just be ending
     assert (len(rows), {row["node"] for row in rows}) == (4, {"many-1", "many-2"})
     for row in rows:
