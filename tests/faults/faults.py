@@ -204,8 +204,8 @@ class SentinelFaults(Faults):
         while True:
             try:
                 info = await info_of(await self._setup.master(), "replication")
-            except Exception:  # it may just be changed
-                info = {}
+            except Exception as error:  # it may just be changed
+                info = {"error": repr(error)}
             replicas = [info.get(f"slave{number}", "") for number in range(REPLICAS)]
             if info.get("role") == "master" and all("state=online" in replica for replica in replicas):
                 return

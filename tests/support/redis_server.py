@@ -9,16 +9,19 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import randbelow
 
 import txredisapi
 
-from tests.support.eventually import TIMEOUT
+from tests.support.eventually import TIMEOUT, pause
 from tests.support.processes import Ended, Program
 
 # In what it says of an ACL, in the words of its versions.
 DENIED = re.compile("NOPERM|ACL failure|The user executing the script can't")
+EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")  # of the ports that clients get
+FIRST_PORT, TRIES = 10_000, 20
 
 
 def redis_executable() -> str:
@@ -37,6 +40,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def lasting_port() -> int:
+    """Return a port that was free just now, and that no client gets for a connection of its own, if there is one.
+
+    The server that listens there can be killed and started again, and finds it free.
+    """
+    start = int(EPHEMERAL.read_text().split()[0]) if EPHEMERAL.exists() else 0
+    for _ in range(TRIES if start > FIRST_PORT else 0):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", FIRST_PORT + randbelow(start - FIRST_PORT)))
+            return int(probe.getsockname()[1])
+    return free_port()
 
 
 @contextmanager
@@ -73,12 +89,13 @@ class RedisServer:
 
     async def start(self, timeout: float = TIMEOUT) -> RedisServer:
         """Start it, on the same port as before if it ran before."""
-        for _ in range(5):
-            self.port = self.port or free_port()
+        known = self.port
+        for _ in range(TRIES):
+            self.port = known or lasting_port()
             try:
                 await self._spawn().line(lambda line: "eady to accept connections" in line, timeout)
             except Ended:
-                self.port = 0  # somebody took it in between
+                await pause(0.1)  # somebody took the port in between; others may know this server by its own
             else:
                 return self
         raise Ended(self.program.report())
