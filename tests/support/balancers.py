@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from tests.support.daemon import ROOT, Daemon
 from tests.support.eventually import eventually
 from tests.support.processes import Program
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisServer, free_port
 
 CONTRIB = ROOT / "contrib"
 NODES = 2
@@ -81,7 +81,7 @@ class Balanced:
     def _port(self) -> int:
         bound = self._reserved.enter_context(socket.socket())
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(("127.0.0.1", 0))
+        bound.bind(("127.0.0.1", free_port()))
         return int(bound.getsockname()[1])
 
     def _node(self, number: int, environ: Mapping[str, str]) -> BalancedNode:

@@ -36,23 +36,18 @@ def redis_executable() -> str:
 
 
 def free_port() -> int:
-    """Return a port that was free just now; whoever uses it must be ready to try another."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def lasting_port() -> int:
     """Return a port that was free just now, and that no client gets for a connection of its own, if there is one.
 
-    The server that listens there can be killed and started again, and finds it free.
+    The server that listens there can be killed and started again, and finds it free.  Whoever uses it must be ready
+    to try another all the same.
     """
     start = int(EPHEMERAL.read_text().split()[0]) if EPHEMERAL.exists() else 0
-    for _ in range(TRIES if start > FIRST_PORT else 0):
+    for left in reversed(range(TRIES)):
+        port = FIRST_PORT + randbelow(start - FIRST_PORT) if left and start > FIRST_PORT else 0
         with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", FIRST_PORT + randbelow(start - FIRST_PORT)))
+            probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])
-    return free_port()
+    raise OSError("no port is free")
 
 
 @contextmanager
@@ -91,7 +86,7 @@ class RedisServer:
         """Start it, on the same port as before if it ran before."""
         known = self.port
         for _ in range(TRIES):
-            self.port = known or lasting_port()
+            self.port = known or free_port()
             try:
                 await self._spawn().line(lambda line: "eady to accept connections" in line, timeout)
             except Ended:
